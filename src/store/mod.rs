@@ -3,9 +3,12 @@
 //!
 //! Invariant: a name is one path component and is never followed when it is a symlink; nothing here takes a path string.
 
-mod real;
+mod call;
 mod memory;
+mod name;
+mod real;
 
+pub use call::{Call, Counts};
 pub use memory::MemoryStore;
 pub use real::RealStore;
 
@@ -235,7 +238,8 @@ pub trait Dir: Xattrs + Send + Sync {
     /// Links `name` as `to_name` in `to` (same store).
     fn link(&self, name: &[u8], to: &dyn Dir, to_name: &[u8]) -> io::Result<()>;
     /// Renames `name` to `to_name` in `to` (same store). A store without the mode's flag answers EINVAL.
-    fn rename(&self, name: &[u8], to: &dyn Dir, to_name: &[u8], mode: RenameMode) -> io::Result<()>;
+    fn rename(&self, name: &[u8], to: &dyn Dir, to_name: &[u8], mode: RenameMode)
+    -> io::Result<()>;
     /// Removes an entry that is not a directory.
     fn remove(&self, name: &[u8]) -> io::Result<()>;
     /// Removes an empty directory.

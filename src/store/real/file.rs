@@ -1,0 +1,184 @@
+//! An open regular file of a real store. Every read and write names its offset; the file position is never used, but
+//! SEEK_DATA moves it.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, SeekFrom};
+use rustix::io::Errno;
+
+use super::xattr::FdXattrs;
+use super::{owner, retry, stat_of, timestamps};
+use crate::store::{Allocate, File, SetTimes, Stat, Xattrs};
+
+/// Most buffers the kernel takes in one preadv or pwritev.
+const IOV_MAX: usize = 1024;
+
+pub(super) struct RealFile {
+    fd: OwnedFd,
+}
+
+impl RealFile {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
+impl File for RealFile {
+    fn stat(&self) -> io::Result<Stat> {
+        stat_of(&retry(|| rustix::fs::fstat(&self.fd))?)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match retry(|| rustix::io::pread(&self.fd, &mut *rest, offset_after(offset, done)?))? {
+                0 => break,
+                n => done += n,
+            }
+        }
+        Ok(done)
+    }
+
+    fn read_vectored_at(&self, mut bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        IoSliceMut::advance_slices(&mut bufs, 0); // drops leading empty buffers
+        while !bufs.is_empty() {
+            let few = bufs.len().min(IOV_MAX);
+            let part = bufs.get_mut(..few).unwrap_or_default();
+            match retry(|| rustix::io::preadv(&self.fd, part, offset_after(offset, done)?))? {
+                0 if part.iter().all(|buf| buf.is_empty()) => {
+                    bufs = bufs.get_mut(few..).unwrap_or_default()
+                }
+                0 => break,
+                n => {
+                    done += n;
+                    IoSliceMut::advance_slices(&mut bufs, n);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
+            match retry(|| rustix::io::pwrite(&self.fd, rest, offset_after(offset, done)?))? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if total == 0 {
+            return Ok(());
+        }
+        let mut done = 0;
+        if bufs.len() <= IOV_MAX {
+            done = retry(|| rustix::io::pwritev(&self.fd, bufs, offset))?;
+            if done == total {
+                return Ok(());
+            }
+        }
+        let mut rest = bufs.to_vec();
+        let mut rest = rest.as_mut_slice();
+        IoSlice::advance_slices(&mut rest, done);
+        while done < total {
+            let part = rest.get(..rest.len().min(IOV_MAX)).unwrap_or_default();
+            let n = retry(|| rustix::io::pwritev(&self.fd, part, offset_after(offset, done)?))?;
+            if n == 0 && part.iter().any(|buf| !buf.is_empty()) {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            done += n;
+            IoSlice::advance_slices(&mut rest, n);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        retry(|| rustix::fs::ftruncate(&self.fd, len))
+    }
+
+    // The syncs are not retried: a failed writeback is reported once, so a second call could hide it.
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(rustix::fs::fdatasync(&self.fd)?)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.fd)?)
+    }
+
+    fn allocate(&self, how: Allocate, offset: u64, len: u64) -> io::Result<()> {
+        let flags = match how {
+            Allocate::Reserve => FallocateFlags::KEEP_SIZE,
+            Allocate::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        };
+        retry(|| rustix::fs::fallocate(&self.fd, flags, offset, len))
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(&self.fd, SeekFrom::Data(offset)) {
+            Ok(data) => Ok(Some(data)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn will_need(&self, offset: u64, len: u64) {
+        if let Some(len) = NonZeroU64::new(len) {
+            let _best_effort = rustix::fs::fadvise(&self.fd, offset, Some(len), Advice::WillNeed);
+        }
+    }
+
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        retry(|| rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(mode & 0o7777)))
+    }
+
+    fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        let (uid, gid) = owner(uid, gid)?;
+        retry(|| rustix::fs::fchown(&self.fd, uid, gid))
+    }
+
+    fn set_times(&self, times: SetTimes) -> io::Result<()> {
+        retry(|| rustix::fs::futimens(&self.fd, &timestamps(times)))
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
+        let how = match exclusive {
+            true => FlockOperation::NonBlockingLockExclusive,
+            false => FlockOperation::NonBlockingLockShared,
+        };
+        match rustix::fs::flock(&self.fd, how) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Xattrs for RealFile {
+    fn xattr(&self, name: &[u8]) -> io::Result<Vec<u8>> {
+        FdXattrs(&self.fd).xattr(name)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], create: bool, replace: bool) -> io::Result<()> {
+        FdXattrs(&self.fd).set_xattr(name, value, create, replace)
+    }
+
+    fn xattr_names(&self) -> io::Result<Vec<Vec<u8>>> {
+        FdXattrs(&self.fd).xattr_names()
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> io::Result<()> {
+        FdXattrs(&self.fd).remove_xattr(name)
+    }
+}
+
+/// The offset `done` bytes on; EINVAL past 2^64, as the kernel answers past 2^63.
+fn offset_after(offset: u64, done: usize) -> Result<u64, Errno> {
+    offset.checked_add(done as u64).ok_or(Errno::INVAL)
+}
