@@ -1,1 +1,22 @@
-//! Ciphers, derivation and secret types. Knows no offset and does no I/O.
+//! Ciphers, derivation and secret memory. Knows nothing of offsets, files or formats: callers hand in slices and labels.
+//!
+//! Invariant: key material and expanded keys live in [`Locked`] memory and are wiped when dropped.
+
+mod derive;
+mod gcm_siv;
+mod locked;
+mod secret;
+mod siv;
+mod xts;
+
+pub use derive::{LABEL_PREFIX, hkdf, mac16, mac32, verify16, verify32};
+pub use gcm_siv::GcmSiv;
+pub use locked::{Locked, lock_failures};
+pub use secret::{Secret, random_bytes};
+pub use siv::Siv;
+pub use xts::{EqualHalves, Xts};
+
+/// The text, its additional data or its tag is not what was sealed under this key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not authentic")]
+pub struct NotAuthentic;
