@@ -35,7 +35,7 @@ pub enum Call {
     SyncFile,
     /// `sync` of a directory.
     SyncDir,
-    /// `sync` and `usage` of the whole store are apart: this is `sync`.
+    /// `sync` of the whole store.
     SyncStore,
     Usage,
 }

@@ -4,11 +4,15 @@
 //! Invariant: a name is one path component and is never followed when it is a symlink; nothing here takes a path string.
 
 mod call;
+#[cfg(test)]
+mod conformance;
+mod failing;
 mod memory;
 mod name;
 mod real;
 
 pub use call::{Call, Counts};
+pub use failing::{FailingStore, Fault};
 pub use memory::MemoryStore;
 pub use real::RealStore;
 

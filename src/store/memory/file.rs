@@ -57,14 +57,14 @@ impl MemoryFile {
     }
 }
 
-/// EFBIG for an end past the longest file, EINVAL for an offset that is no file position.
-fn check_range(offset: u64, len: u64) -> io::Result<()> {
+/// EINVAL for an offset that is no file position, `past_end` for an end that is none.
+fn check_range(offset: u64, len: u64, past_end: i32) -> io::Result<()> {
     if offset > i64::MAX as u64 {
         return Err(errno(libc::EINVAL));
     }
     match offset.checked_add(len) {
         Some(end) if end <= i64::MAX as u64 => Ok(()),
-        _ => Err(errno(libc::EFBIG)),
+        _ => Err(errno(past_end)),
     }
 }
 
@@ -79,7 +79,7 @@ impl File for MemoryFile {
 
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         self.call(Call::Read, |tree, ino| {
-            check_range(offset, 0)?;
+            check_range(offset, 0, libc::EINVAL)?;
             let content = &tree.inode(ino)?.content;
             let mut done = 0;
             for buf in bufs {
@@ -100,7 +100,7 @@ impl File for MemoryFile {
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.change(Call::Write, libc::EBADF, |tree, ino| {
             let total: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
-            check_range(offset, total)?;
+            check_range(offset, total, libc::EINVAL)?;
             if total == 0 {
                 return Ok(());
             }
@@ -116,7 +116,7 @@ impl File for MemoryFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.change(Call::SetLen, libc::EINVAL, |tree, ino| {
-            check_range(len, 0)?;
+            check_range(len, 0, libc::EINVAL)?;
             tree.changing(ino)?.content.set_len(len);
             Ok(())
         })
@@ -135,7 +135,7 @@ impl File for MemoryFile {
             if len == 0 {
                 return Err(errno(libc::EINVAL));
             }
-            check_range(offset, len)?;
+            check_range(offset, len, libc::EFBIG)?;
             match how {
                 // Room is never short here, and a hole that is reserved may be found as a hole.
                 Allocate::Reserve => tree.altering(ino).map(|_| ()),

@@ -145,3 +145,112 @@ impl Store for MemoryStore {
         self.traits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Access, RenameMode};
+    use super::*;
+
+    #[test]
+    fn a_snapshot_keeps_what_is_stored_and_nothing_that_was_open() {
+        let store = MemoryStore::new();
+        let root = store.root();
+        root.make_dir(b"d", 0o700).unwrap();
+        let dir = root.open_dir(b"d").unwrap();
+        let file = dir.create(b"f", 0o600).unwrap();
+        file.write_at(b"before", 0).unwrap();
+        assert!(file.try_lock(true).unwrap());
+        let gone = root.create(b"gone", 0o600).unwrap();
+        root.remove(b"gone").unwrap();
+
+        let copy = store.snapshot();
+        file.write_at(b"after!", 0).unwrap();
+        drop(gone);
+        let copied = copy
+            .root()
+            .open_dir(b"d")
+            .unwrap()
+            .open(b"f", Access::Read)
+            .unwrap();
+        let mut bytes = [0; 6];
+        copied.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"before");
+        assert!(copied.try_lock(true).unwrap());
+        assert_eq!(copied.stat().unwrap().ino, file.stat().unwrap().ino);
+        assert_eq!(copy.writes().total(), 0);
+        assert_eq!(copy.shared.lock().inode_count(), 3);
+    }
+
+    #[test]
+    fn inodes_go_with_the_last_name_and_handle_and_never_come_back() {
+        let store = MemoryStore::new();
+        let root = store.root();
+        let file = root.create(b"f", 0o600).unwrap();
+        root.create(b"g", 0o600).unwrap();
+        let old = file.stat().unwrap().ino;
+        root.rename(b"g", &*root, b"f", RenameMode::Replace)
+            .unwrap();
+        assert_eq!(store.shared.lock().inode_count(), 3);
+        drop(file);
+        assert_eq!(store.shared.lock().inode_count(), 2);
+        assert!(root.create(b"h", 0o600).unwrap().stat().unwrap().ino > old + 1);
+    }
+
+    #[test]
+    fn counts_a_vectored_write_as_one_call() {
+        let store = MemoryStore::new();
+        let file = store.root().create(b"f", 0o600).unwrap();
+        let before = store.writes();
+        file.write_vectored_at(&[io::IoSlice::new(b"a"), io::IoSlice::new(b"b")], 0)
+            .unwrap();
+        file.sync_data().unwrap();
+        let after = store.writes().since(&before);
+        assert_eq!(
+            (after.of(Call::Write), after.total(), store.syncs()),
+            (1, 1, 1)
+        );
+    }
+
+    #[test]
+    fn every_change_has_a_later_time() {
+        let store = MemoryStore::new();
+        let file = store.root().create(b"f", 0o600).unwrap();
+        let mut last = file.stat().unwrap().mtime;
+        for _ in 0..1000 {
+            file.write_at(b"x", 0).unwrap();
+            let now = file.stat().unwrap().mtime;
+            assert!(now > last);
+            last = now;
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_pebibyte_costs_only_what_is_written() {
+        let store = MemoryStore::new();
+        let file = store.root().create(b"f", 0o600).unwrap();
+        file.set_len(1 << 50).unwrap();
+        file.write_at(b"end", (1 << 50) - 3).unwrap();
+        assert_eq!(file.stat().unwrap().blocks, 8);
+        assert_eq!(file.next_data(0).unwrap(), Some((1 << 50) - 4096));
+    }
+
+    #[test]
+    fn an_edit_changes_bytes_unseen() {
+        let store = MemoryStore::new();
+        let root = store.root();
+        root.make_dir(b"d", 0o700).unwrap();
+        let file = root.open_dir(b"d").unwrap().create(b"f", 0o600).unwrap();
+        file.write_at(b"abc", 8192).unwrap();
+        let before = (file.stat().unwrap().mtime, store.writes());
+        store
+            .edit(&[b"d", b"f"], |bytes| bytes[8192] = b'A')
+            .unwrap();
+        let mut bytes = [0; 3];
+        file.read_at(&mut bytes, 8192).unwrap();
+        assert_eq!(&bytes, b"Abc");
+        assert_eq!((file.stat().unwrap().mtime, store.writes()), before);
+        assert_eq!(file.next_data(0).unwrap(), Some(8192));
+        assert!(store.edit(&[b"d"], |_| {}).is_err());
+        assert!(store.edit(&[b"d", b"x"], |_| {}).is_err());
+    }
+}
