@@ -12,6 +12,7 @@ pub enum Call {
     SetLen,
     Allocate,
     NextData,
+    NextHole,
     Lock,
     Open,
     OpenDir,

@@ -203,6 +203,8 @@ pub trait File: Xattrs + Send + Sync {
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> io::Result<()>;
     /// Start of the next allocated range at or after `offset` (SEEK_DATA); `None` when there is none.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
+    /// Start of the next hole at or after `offset` (SEEK_HOLE), the end of the file being one; `None` past the end.
+    fn next_hole(&self, offset: u64) -> io::Result<Option<u64>>;
     /// Asks the store to read ahead this range (posix_fadvise WILLNEED); best effort.
     fn will_need(&self, offset: u64, len: u64);
     /// Sets the permission bits.

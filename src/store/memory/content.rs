@@ -101,6 +101,21 @@ impl Content {
         Some(offset.max(page * PAGE)).filter(|&data| data < self.len)
     }
 
+    /// Start of the next hole at or after `offset`; the end counts as one.
+    pub(super) fn next_hole(&self, offset: u64) -> Option<u64> {
+        if offset >= self.len {
+            return None;
+        }
+        let mut page = offset / PAGE;
+        for (&allocated, _) in self.pages.range(page..) {
+            if allocated != page {
+                break;
+            }
+            page += 1;
+        }
+        Some(offset.max(page * PAGE).min(self.len))
+    }
+
     /// All bytes, holes as zeros.
     pub(super) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len as usize];
@@ -175,6 +190,18 @@ mod tests {
                 first.is_none() || data <= first,
                 "SEEK_DATA passed over {first:?}: {data:?}"
             );
+            let hole = content.next_hole(offset as u64);
+            assert_eq!(hole.is_none(), offset >= plain.len());
+            if let Some(hole) = hole {
+                assert!(
+                    content.next_data(hole).is_none_or(|data| data > hole),
+                    "no hole at {hole}"
+                );
+                assert!(
+                    (offset as u64..hole).all(|at| content.next_data(at) == Some(at)),
+                    "a hole before {hole}"
+                );
+            }
         }
     }
 }

@@ -153,6 +153,12 @@ impl File for MemoryFile {
         })
     }
 
+    fn next_hole(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.call(Call::NextHole, |tree, ino| {
+            Ok(tree.inode(ino)?.content.next_hole(offset))
+        })
+    }
+
     fn will_need(&self, _offset: u64, _len: u64) {}
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {

@@ -128,6 +128,14 @@ impl File for RealFile {
         }
     }
 
+    fn next_hole(&self, offset: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(&self.fd, SeekFrom::Hole(offset)) {
+            Ok(hole) => Ok(Some(hole)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn will_need(&self, offset: u64, len: u64) {
         if let Some(len) = NonZeroU64::new(len) {
             let _best_effort = rustix::fs::fadvise(&self.fd, offset, Some(len), Advice::WillNeed);
