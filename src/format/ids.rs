@@ -54,7 +54,10 @@ id16!(
 pub struct InvalidId;
 
 /// The version of a master key; the first is 1, 0 stands where a provider has none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct KeyVersion(pub u32);
 
 impl fmt::Display for KeyVersion {

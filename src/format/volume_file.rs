@@ -1,0 +1,300 @@
+//! `strongroom.volume`: what a volume is and which keys may wrap in it. It never says which library to load or which
+//! server to ask.
+//!
+//! Its MAC key derives from the secret that it wraps itself: [`UnverifiedVolumeFile`] shows only what unwrapping needs,
+//! [`UnverifiedVolumeFile::verify`] gives the rest.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{FormatError, Result};
+use super::ids::{KeyId, KeyVersion, VolumeId};
+use super::json::{self, Unverified, as_text, hex_bytes};
+use super::suite::{Envelope, Suite};
+use super::wrap::{MAX_WRAPPED, WrapAlgorithm};
+use crate::crypto::Secret;
+
+const WHAT: &str = "strongroom.volume";
+const LABEL: &[u8] = b"volume";
+const FORMAT: u64 = 1;
+
+/// The content of an authentic volume file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeFile {
+    /// The volume's id.
+    pub volume: VolumeId,
+    /// The suite of all its files.
+    pub suite: Suite,
+    /// Whether files are bound to their names.
+    pub bind_names: bool,
+    /// Whether skipped groups are filled instead of left sparse.
+    pub no_sparse: bool,
+    /// Grows by one with every replacement; from 1.
+    pub generation: u64,
+    /// The master keys that headers may name; exactly one is current.
+    pub keys: Vec<KeyEntry>,
+    /// The volume secret, wrapped by the current key (direct) or by the newest volume key (volume envelope).
+    pub volume_secret: WrappedSecret,
+    /// Volume keys, ascending by version; none under the direct envelope.
+    pub volume_keys: Vec<WrappedVolumeKey>,
+    /// When the volume was made, in seconds since 1970.
+    pub created: u64,
+}
+
+/// A master key that headers of this volume may name, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyEntry {
+    /// The provider's kind: "software", later "pkcs11", "aws-kms".
+    pub provider: String,
+    /// The key within the provider.
+    #[serde(with = "as_text")]
+    pub key: KeyId,
+    /// What wraps data keys.
+    pub envelope: Envelope,
+    /// Versions that headers may name, ascending; not empty.
+    pub versions: Vec<KeyVersion>,
+    /// The version that wraps; one of `versions`.
+    pub wraps_with: KeyVersion,
+    /// Algorithms that headers may name; not empty.
+    pub algorithms: Vec<WrapAlgorithm>,
+    /// Whether new files are wrapped by this key.
+    pub current: bool,
+}
+
+/// The wrapped volume secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrappedSecret {
+    /// Version of the current key (direct envelope), or of the volume key (volume envelope).
+    pub version: KeyVersion,
+    /// How it was wrapped.
+    pub algorithm: WrapAlgorithm,
+    /// The wrapped bytes, at most 400.
+    #[serde(with = "hex_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+/// A volume key, wrapped by a master key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrappedVolumeKey {
+    /// Version of the volume key itself; from 1.
+    pub version: u32,
+    /// Provider of the master key.
+    pub provider: String,
+    /// The master key.
+    #[serde(with = "as_text")]
+    pub key: KeyId,
+    /// Version of the master key.
+    pub key_version: KeyVersion,
+    /// How it was wrapped.
+    pub algorithm: WrapAlgorithm,
+    /// The wrapped bytes, at most 400.
+    #[serde(with = "hex_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+/// A volume file whose MAC was not yet compared: only what is needed to unwrap the volume secret.
+#[derive(Debug)]
+pub struct UnverifiedVolumeFile(Unverified<Stored>);
+
+impl UnverifiedVolumeFile {
+    /// Reads the file's bytes; every rule of its content but the MAC is checked.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let unverified = Unverified::<Stored>::parse(bytes, WHAT)?;
+        unverified.value.check()?;
+        Ok(Self(unverified))
+    }
+
+    /// The volume's id, which the wraps are bound to.
+    pub fn volume(&self) -> VolumeId {
+        self.0.value.volume
+    }
+
+    /// The key to ask for.
+    pub fn current_key(&self) -> Result<&KeyEntry> {
+        current(&self.0.value.keys)
+    }
+
+    /// The wrapped volume secret.
+    pub fn volume_secret(&self) -> &WrappedSecret {
+        &self.0.value.volume_secret
+    }
+
+    /// The wrapped volume keys.
+    pub fn volume_keys(&self) -> &[WrappedVolumeKey] {
+        &self.0.value.volume_keys
+    }
+
+    /// The content, if it was written with this key (`VolumeKeys::mac` of the unwrapped secret).
+    pub fn verify(self, mac_key: &Secret<32>) -> Result<VolumeFile> {
+        self.0.verify(mac_key, LABEL, WHAT).map(Stored::into_file)
+    }
+}
+
+impl VolumeFile {
+    /// The file's bytes. Refuses content that [`UnverifiedVolumeFile::parse`] would refuse.
+    pub fn encode(&self, mac_key: &Secret<32>) -> Result<Vec<u8>> {
+        let stored = Stored::of(self);
+        stored.check()?;
+        json::encode(&stored, mac_key, LABEL, WHAT)
+    }
+
+    /// Reads bytes without believing them; see [`UnverifiedVolumeFile`].
+    pub fn parse_unverified(bytes: &[u8]) -> Result<UnverifiedVolumeFile> {
+        UnverifiedVolumeFile::parse(bytes)
+    }
+
+    /// The key that wraps new files.
+    pub fn current_key(&self) -> Result<&KeyEntry> {
+        current(&self.keys)
+    }
+
+    /// The envelope of new files.
+    pub fn envelope(&self) -> Result<Envelope> {
+        self.current_key().map(|key| key.envelope)
+    }
+}
+
+/// The JSON object.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u64,
+    #[serde(with = "as_text")]
+    volume: VolumeId,
+    suite: Suite,
+    bind_names: bool,
+    no_sparse: bool,
+    generation: u64,
+    keys: Vec<KeyEntry>,
+    volume_secret: WrappedSecret,
+    volume_keys: Vec<WrappedVolumeKey>,
+    created: u64,
+}
+
+impl Stored {
+    fn of(file: &VolumeFile) -> Self {
+        let VolumeFile {
+            volume,
+            suite,
+            bind_names,
+            no_sparse,
+            generation,
+            keys,
+            volume_secret,
+            volume_keys,
+            created,
+        } = file.clone();
+        Self {
+            format: FORMAT,
+            volume,
+            suite,
+            bind_names,
+            no_sparse,
+            generation,
+            keys,
+            volume_secret,
+            volume_keys,
+            created,
+        }
+    }
+
+    fn into_file(self) -> VolumeFile {
+        let Self {
+            volume,
+            suite,
+            bind_names,
+            no_sparse,
+            generation,
+            keys,
+            volume_secret,
+            volume_keys,
+            created,
+            ..
+        } = self;
+        VolumeFile {
+            volume,
+            suite,
+            bind_names,
+            no_sparse,
+            generation,
+            keys,
+            volume_secret,
+            volume_keys,
+            created,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.format != FORMAT {
+            return Err(FormatError::UnknownFormat(self.format));
+        }
+        let key = current(&self.keys)?;
+        let secret_version = match key.envelope {
+            Envelope::Direct => key.versions.contains(&self.volume_secret.version),
+            Envelope::Volume => self
+                .volume_keys
+                .last()
+                .is_some_and(|key| key.version == self.volume_secret.version.0),
+        };
+        let fine = [
+            (self.generation > 0, "the generation of strongroom.volume"),
+            (
+                self.keys.iter().all(KeyEntry::is_fine),
+                "a key of strongroom.volume",
+            ),
+            (distinct(&self.keys), "the keys of strongroom.volume"),
+            (secret_version, "the version that wraps the volume secret"),
+            (
+                is_wrapped(&self.volume_secret.bytes),
+                "the wrapped volume secret",
+            ),
+            (
+                self.volume_keys
+                    .iter()
+                    .all(|key| is_wrapped(&key.bytes) && key.version > 0),
+                "a wrapped volume key",
+            ),
+            (
+                self.volume_keys.is_sorted_by(|a, b| a.version < b.version),
+                "the versions of volume keys",
+            ),
+        ];
+        fine.iter()
+            .find(|(fine, _)| !fine)
+            .map_or(Ok(()), |(_, what)| Err(FormatError::Range(what)))
+    }
+}
+
+impl KeyEntry {
+    fn is_fine(&self) -> bool {
+        !self.provider.is_empty()
+            && !self.algorithms.is_empty()
+            && self.versions.contains(&self.wraps_with)
+            && self.versions.is_sorted_by(|a, b| a < b)
+    }
+}
+
+fn current(keys: &[KeyEntry]) -> Result<&KeyEntry> {
+    let mut current = keys.iter().filter(|key| key.current);
+    match (current.next(), current.next()) {
+        (Some(key), None) => Ok(key),
+        _ => Err(FormatError::Range(
+            "the number of current keys in strongroom.volume",
+        )),
+    }
+}
+
+fn distinct(keys: &[KeyEntry]) -> bool {
+    let mut named: Vec<_> = keys
+        .iter()
+        .map(|key| (&key.provider, key.key, key.envelope.number()))
+        .collect();
+    named.sort();
+    named.is_sorted_by(|a, b| a < b)
+}
+
+fn is_wrapped(bytes: &[u8]) -> bool {
+    (1..=MAX_WRAPPED).contains(&bytes.len())
+}
