@@ -8,6 +8,12 @@ use super::error::{FormatError, Result};
 use super::ids::{DirId, VolumeId};
 use crate::crypto::{Secret, Siv, hkdf, random_bytes};
 
+pub use super::dir_file::{DirFile, place_tag};
+pub use super::texts::{
+    SYMLINK_MAX, open_symlink, open_xattr_name, open_xattr_value, seal_symlink, seal_xattr_name,
+    seal_xattr_value, symlink_len,
+};
+
 /// What every name of ours begins with; a stored name never does, for base64url has no dot.
 pub const RESERVED: &[u8] = b"strongroom.";
 /// The volume file.
@@ -19,17 +25,17 @@ pub const MOUNT: &[u8] = b"strongroom.mount";
 /// The lock file of a writable mount.
 pub const LOCK: &[u8] = b"strongroom.lock";
 /// In a directory whose id is not derived from where it stands.
-pub const DIR: &[u8] = b"strongroom.dir";
+pub const DIR_FILE: &[u8] = b"strongroom.dir";
 /// Before 43 characters: the name is in the side file.
-pub const LONG: &[u8] = b"strongroom.long.";
+pub const LONG_PREFIX: &[u8] = b"strongroom.long.";
 /// After a long entry: its side file.
-pub const SIDE: &[u8] = b".name";
+pub const SIDE_SUFFIX: &[u8] = b".name";
 /// Before 43 characters: a directory left this name with its derived id.
-pub const GONE: &[u8] = b"strongroom.gone.";
+pub const GONE_PREFIX: &[u8] = b"strongroom.gone.";
 /// Before 16 hex digits: under construction, or being removed.
-pub const TMP: &[u8] = b"strongroom.tmp.";
+pub const TMP_PREFIX: &[u8] = b"strongroom.tmp.";
 /// Before 16 hex digits: the remains of a header that never arrived.
-pub const LOST: &[u8] = b"strongroom.lost.";
+pub const LOST_PREFIX: &[u8] = b"strongroom.lost.";
 
 /// The longest name in bytes whose ciphertext is itself the entry.
 pub const MAX_SHORT: usize = 175;
@@ -71,7 +77,7 @@ pub fn seal_name(siv: &Siv, dir: &DirId, name: &[u8]) -> StoredName {
         }
     } else {
         StoredName {
-            entry: hashed(LONG, &sealed),
+            entry: hashed(LONG_PREFIX, &sealed),
             long: Some(sealed),
         }
     }
@@ -81,7 +87,7 @@ pub fn seal_name(siv: &Siv, dir: &DirId, name: &[u8]) -> StoredName {
 pub fn open_name(siv: &Siv, dir: &DirId, entry: &[u8], long: Option<&[u8]>) -> Result<Vec<u8>> {
     let sealed = match (classify(entry), long) {
         (EntryClass::Name, None) => decode64("a stored name", entry)?,
-        (EntryClass::Long, Some(sealed)) if hashed(LONG, sealed) == entry => sealed.to_vec(),
+        (EntryClass::Long, Some(sealed)) if hashed(LONG_PREFIX, sealed) == entry => sealed.to_vec(),
         _ => return Err(FormatError::NotAuthentic("a stored name")),
     };
     let is_long = sealed.len() > MAX_SHORT + SIV_TAG;
@@ -106,8 +112,8 @@ pub fn classify(entry: &[u8]) -> EntryClass {
     if !entry.starts_with(RESERVED) {
         return EntryClass::Name;
     }
-    let long = entry.strip_prefix(LONG);
-    let side = long.and_then(|rest| rest.strip_suffix(SIDE));
+    let long = entry.strip_prefix(LONG_PREFIX);
+    let side = long.and_then(|rest| rest.strip_suffix(SIDE_SUFFIX));
     if side.is_some_and(is_hash) {
         EntryClass::SideFile
     } else if long.is_some_and(is_hash) {
@@ -119,27 +125,27 @@ pub fn classify(entry: &[u8]) -> EntryClass {
 
 /// The name of a long entry's side file.
 pub fn side_file(entry: &[u8]) -> Vec<u8> {
-    [entry, SIDE].concat()
+    [entry, SIDE_SUFFIX].concat()
 }
 
 /// The marker that a directory left at this stored name in its old parent.
 pub fn gone_marker(stored: &[u8]) -> Vec<u8> {
-    hashed(GONE, stored)
+    hashed(GONE_PREFIX, stored)
 }
 
 /// Whether an entry is such a marker.
 pub fn is_gone_marker(entry: &[u8]) -> bool {
-    entry.strip_prefix(GONE).is_some_and(is_hash)
+    entry.strip_prefix(GONE_PREFIX).is_some_and(is_hash)
 }
 
 /// A fresh hidden name.
 pub fn random_tmp() -> Vec<u8> {
-    random_suffix(TMP)
+    random_suffix(TMP_PREFIX)
 }
 
 /// A fresh name for the remains of a header that never arrived.
 pub fn random_lost() -> Vec<u8> {
-    random_suffix(LOST)
+    random_suffix(LOST_PREFIX)
 }
 
 /// The id of a volume's top directory: HKDF(dir key, volume id, "root", 16).

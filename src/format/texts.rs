@@ -5,46 +5,53 @@ use super::error::{FormatError, Result};
 use super::names::{decode64, encode64};
 use crate::crypto::{Siv, random_bytes};
 
-/// The longest symlink target in bytes: its stored form fits the 4095 that a symlink holds.
-pub const MAX_TARGET: usize = 3039;
+/// The longest symlink target in bytes: its stored form fits the 4095 that a symlink holds. Callers refuse longer ones.
+pub const SYMLINK_MAX: usize = 3039;
 /// What a stored xattr name begins with.
 pub const XATTR_PREFIX: &[u8] = b"user.strongroom.";
-/// The longest xattr name in bytes: its stored form fits 255.
-pub const MAX_XATTR_NAME: usize = 163;
 
-const TARGET: &str = "a symlink target";
+const NONCE: usize = 16;
+const TAG: usize = 16;
+const SYMLINK: &str = "a symlink target";
 const XATTR_NAME: &str = "an xattr name";
 const XATTR_VALUE: &str = "an xattr value";
 
 /// The stored form of a symlink target: base64url of nonce 16 ‖ tag 16 ‖ ciphertext.
-pub fn seal_target(siv: &Siv, target: &[u8]) -> Result<Vec<u8>> {
-    if target.len() > MAX_TARGET {
-        return Err(FormatError::TooLong(TARGET));
-    }
-    Ok(encode64(&seal(siv, &[], target)))
+pub fn seal_symlink(siv: &Siv, target: &[u8]) -> Vec<u8> {
+    encode64(&seal(siv, &[], target))
 }
 
 /// The target behind a stored form.
-pub fn open_target(siv: &Siv, stored: &[u8]) -> Result<Vec<u8>> {
-    open(siv, &[], &decode64(TARGET, stored)?, TARGET)
+pub fn open_symlink(siv: &Siv, stored: &[u8]) -> Result<Vec<u8>> {
+    open(siv, &[], &decode64(SYMLINK, stored)?, SYMLINK)
 }
 
-/// The stored form of an xattr name; the same name always gives the same.
-pub fn seal_xattr_name(siv: &Siv, name: &[u8]) -> Result<Vec<u8>> {
-    if name.len() > MAX_XATTR_NAME {
-        return Err(FormatError::TooLong(XATTR_NAME));
-    }
-    Ok([XATTR_PREFIX, &encode64(&siv.seal(&[], name))].concat())
-}
-
-/// The name behind a stored xattr name; `None` for an xattr that is not ours.
-pub fn open_xattr_name(siv: &Siv, stored: &[u8]) -> Result<Option<Vec<u8>>> {
-    let Some(text) = stored.strip_prefix(XATTR_PREFIX) else {
-        return Ok(None);
+/// Bytes of the target behind a stored form of this many bytes, as lstat says it; `None` where none is as long.
+pub fn symlink_len(stored_len: u64) -> Option<u64> {
+    let tail = match stored_len % 4 {
+        0 => 0,
+        1 => return None,
+        chars => chars - 1,
     };
-    let opened = siv.open(&[], &decode64(XATTR_NAME, text)?);
-    opened
-        .map(Some)
+    (stored_len / 4 * 3 + tail).checked_sub((NONCE + TAG) as u64)
+}
+
+/// The stored form of an xattr name; the same name always gives the same. Longer than 255 bytes, which no store takes,
+/// for names over 163 bytes.
+pub fn seal_xattr_name(siv: &Siv, name: &[u8]) -> Vec<u8> {
+    [XATTR_PREFIX, &encode64(&siv.seal(&[], name))].concat()
+}
+
+/// The name behind a stored xattr name; an xattr that is not ours is malformed.
+pub fn open_xattr_name(siv: &Siv, stored: &[u8]) -> Result<Vec<u8>> {
+    let text = stored
+        .strip_prefix(XATTR_PREFIX)
+        .ok_or_else(|| FormatError::Malformed {
+            what: XATTR_NAME,
+            why: "it does not begin with user.strongroom.".to_owned(),
+        })?;
+    let sealed = decode64(XATTR_NAME, text)?;
+    siv.open(&[], &sealed)
         .map_err(|_| FormatError::NotAuthentic(XATTR_NAME))
 }
 
@@ -59,7 +66,7 @@ pub fn open_xattr_value(siv: &Siv, stored_name: &[u8], stored: &[u8]) -> Result<
 }
 
 fn seal(siv: &Siv, aad: &[&[u8]], text: &[u8]) -> Vec<u8> {
-    let mut nonce = [0; 16];
+    let mut nonce = [0; NONCE];
     random_bytes(&mut nonce);
     let headers = [aad, &[&nonce[..]]].concat();
     [&nonce[..], &siv.seal(&headers, text)].concat()
@@ -67,7 +74,7 @@ fn seal(siv: &Siv, aad: &[&[u8]], text: &[u8]) -> Vec<u8> {
 
 fn open(siv: &Siv, aad: &[&[u8]], stored: &[u8], what: &'static str) -> Result<Vec<u8>> {
     let mut fields = Reader::new(stored, what);
-    let nonce: [u8; 16] = fields.array()?;
+    let nonce: [u8; NONCE] = fields.array()?;
     let headers = [aad, &[&nonce[..]]].concat();
     siv.open(&headers, fields.rest())
         .map_err(|_| FormatError::NotAuthentic(what))

@@ -215,6 +215,10 @@ impl File for Failing<dyn File> {
         self.pass(Call::NextData)?.next_data(offset)
     }
 
+    fn next_hole(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.pass(Call::NextData)?.next_hole(offset)
+    }
+
     fn will_need(&self, offset: u64, len: u64) {
         self.inner.will_need(offset, len);
     }
