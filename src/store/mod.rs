@@ -7,12 +7,14 @@ mod call;
 #[cfg(test)]
 mod conformance;
 mod failing;
+mod host;
 mod memory;
 mod name;
 mod real;
 
 pub use call::{Call, Counts};
 pub use failing::{FailingStore, Fault};
+pub use host::Host;
 pub use memory::MemoryStore;
 pub use real::RealStore;
 

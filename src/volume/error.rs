@@ -3,6 +3,7 @@
 
 use std::io;
 
+use crate::format::error::FormatError;
 use crate::keys::KeyError;
 
 /// The result of every call on a volume.
@@ -24,9 +25,21 @@ pub enum Error {
     /// The key provider refused.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The volume cannot be opened as it stands (locked by another mount, pin differs, not a volume); a whole sentence.
+    /// Another process has the volume; a whole sentence with its pid and host.
     #[error("{0}")]
-    Unusable(String),
+    InUse(String),
+    /// The directory is not a volume, or not one that this program can open; a whole sentence.
+    #[error("{0}")]
+    NotAVolume(String),
+    /// The volume is not what this host saw last (another secret or key, or an older state); a whole sentence.
+    #[error("{0}")]
+    Pinned(String),
+}
+
+impl From<FormatError> for Error {
+    fn from(error: FormatError) -> Self {
+        Self::Damaged(error.to_string())
+    }
 }
 
 impl Error {
@@ -40,7 +53,11 @@ impl Error {
         match self {
             Self::Store(error) => error.raw_os_error().unwrap_or(libc::EIO),
             Self::Refused(code) => *code,
-            Self::Damaged(_) | Self::Key(_) | Self::Unusable(_) => libc::EIO,
+            Self::Damaged(_)
+            | Self::Key(_)
+            | Self::InUse(_)
+            | Self::NotAVolume(_)
+            | Self::Pinned(_) => libc::EIO,
         }
     }
 }

@@ -1,5 +1,13 @@
 //! The encrypted store over a backing directory, without FUSE. May call keys, format, crypto and store.
 
+mod create;
+pub(crate) mod env;
 pub mod error;
+pub(crate) mod keyring;
+pub(crate) mod lock;
+pub(crate) mod master;
+mod pin;
+pub(crate) mod replace;
 
+pub use create::{CreateOptions, create};
 pub use error::{Error, Result};

@@ -1,0 +1,114 @@
+//! Making a volume in an empty directory.
+//!
+//! Invariant: `strongroom.volume` appears last, whole and durable; a directory without it is no volume, and what an
+//! interrupted `create` left in it is taken over by the next one.
+
+use std::sync::Arc;
+
+use crate::crypto::{Secret, random_bytes};
+use crate::format::ids::{KeyId, VolumeId};
+use crate::format::mount_file::MountFile;
+use crate::format::names::{self, EntryClass};
+use crate::format::suite::{Envelope, Suite};
+use crate::format::volume_file::{KeyEntry, VolumeFile, WrappedSecret};
+use crate::format::volume_keys::VolumeKeys;
+use crate::format::wrap::{Purpose, context};
+use crate::keys::{KeyError, KeyProvider, KeyState};
+use crate::store::{Dir, Host, Store};
+use crate::volume::error::{Error, Result};
+use crate::volume::lock::VolumeLock;
+use crate::volume::replace::replace;
+
+/// What cannot be changed after `create`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// The cipher suite of every file.
+    pub suite: Suite,
+    /// Whether files are bound to their names (GCM-SIV; without effect under XTS).
+    pub bind_names: bool,
+    /// Whether growth leaves sparse groups; else they are filled.
+    pub sparse: bool,
+}
+
+/// Makes a volume whose data keys this key wraps. Refuses a directory that holds anything (NotAVolume), a key that is not
+/// enabled (Key).
+pub fn create(
+    store: &Arc<dyn Store>,
+    provider: &dyn KeyProvider,
+    key: &KeyId,
+    options: &CreateOptions,
+    host: &Host,
+) -> Result<VolumeId> {
+    let root = store.root();
+    must_be_empty(&root)?;
+    let description = provider.describe(key)?;
+    if description.state != KeyState::Enabled {
+        return Err(KeyError::Disabled(key.to_string()).into());
+    }
+    let _lock = VolumeLock::exclusive(&root, host, false)?;
+    let mut id = [0; 16];
+    random_bytes(&mut id);
+    let volume = VolumeId(id);
+    let secret = Secret::random();
+    let keys = VolumeKeys::derive(&secret, &volume);
+    let bound = context(Purpose::VolumeSecret, &volume, None, 0);
+    let wrapped = provider.wrap(key, description.current, &bound, &secret)?;
+    let file = VolumeFile {
+        volume,
+        suite: options.suite,
+        bind_names: options.bind_names && options.suite == Suite::Gcm,
+        no_sparse: !options.sparse,
+        generation: 1,
+        keys: vec![KeyEntry {
+            provider: provider.kind().to_owned(),
+            key: *key,
+            envelope: Envelope::Direct,
+            versions: vec![description.current],
+            wraps_with: description.current,
+            algorithms: vec![wrapped.algorithm],
+            current: true,
+        }],
+        volume_secret: WrappedSecret {
+            version: wrapped.version,
+            algorithm: wrapped.algorithm,
+            bytes: wrapped.bytes,
+        },
+        volume_keys: Vec::new(),
+        created: host.since,
+    };
+    let mount = MountFile {
+        epoch: 0,
+        clean: true,
+        boot_id: String::new(),
+        start: host.since,
+        listed: Vec::new(),
+    };
+    replace(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
+    replace(&root, names::VOLUME, &file.encode(&keys.mac)?)?;
+    Ok(volume)
+}
+
+fn must_be_empty(root: &Arc<dyn Dir>) -> Result<()> {
+    let mut from = 0;
+    loop {
+        let entries = root.entries(from)?;
+        let Some(last) = entries.last() else {
+            return Ok(());
+        };
+        from = last.next;
+        for entry in &entries {
+            if entry.name == names::VOLUME {
+                return Err(Error::NotAVolume(
+                    "there is a volume in this directory already".to_owned(),
+                ));
+            }
+            let ours = names::classify(&entry.name) == EntryClass::Internal;
+            if !ours && entry.name != b"lost+found" {
+                return Err(Error::NotAVolume(
+                    "the directory is not empty: make the volume in an empty one, then copy your files into the mount"
+                        .to_owned(),
+                ));
+            }
+        }
+    }
+}

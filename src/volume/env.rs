@@ -1,0 +1,108 @@
+//! What every part of an open volume shares: the store, the keys, the epochs. Read-only after opening, but for the mark
+//! that a sync failed and was not repaired.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::format::ids::VolumeId;
+use crate::format::suite::Suite;
+use crate::format::volume_keys::VolumeKeys;
+use crate::store::{Dir, Store};
+use crate::volume::keyring::KeyRing;
+
+/// An open volume's surroundings.
+pub(crate) struct Env {
+    /// The backing store.
+    pub(crate) store: Arc<dyn Store>,
+    /// Its top directory.
+    pub(crate) root: Arc<dyn Dir>,
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// The cipher suite of every file in it.
+    pub(crate) suite: Suite,
+    /// Whether files are bound to their names (GCM-SIV only).
+    pub(crate) bind_names: bool,
+    /// Whether growth may leave sparse groups; else skipped groups are filled with holes.
+    pub(crate) sparse: bool,
+    /// Whether nothing may be written.
+    pub(crate) read_only: bool,
+    /// Whether a full group may be overwritten in place (FORMAT.md section 4, rule 3): the store writes 4 KiB atomically.
+    pub(crate) in_place: bool,
+    /// Keys derived from the volume secret.
+    pub(crate) keys: VolumeKeys,
+    /// Wraps and unwraps data keys under the master key.
+    pub(crate) ring: KeyRing,
+    /// The running epoch and those that ended uncleanly.
+    pub(crate) epochs: Epochs,
+    /// A sync failed and was not repaired yet by a later one, or a file could not be settled: no clean mark.
+    unclean: AtomicBool,
+}
+
+impl Env {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        volume: VolumeId,
+        suite: Suite,
+        bind_names: bool,
+        sparse: bool,
+        read_only: bool,
+        in_place: bool,
+        keys: VolumeKeys,
+        ring: KeyRing,
+        epochs: Epochs,
+    ) -> Self {
+        let root = store.root();
+        let unclean = AtomicBool::new(false);
+        Self {
+            store,
+            root,
+            volume,
+            suite,
+            bind_names,
+            sparse,
+            read_only,
+            in_place,
+            keys,
+            ring,
+            epochs,
+            unclean,
+        }
+    }
+
+    /// Notes that this mount must not end clean.
+    pub(crate) fn mark_unclean(&self) {
+        self.unclean.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this mount may still end clean.
+    pub(crate) fn may_end_clean(&self) -> bool {
+        !self.unclean.load(Ordering::Relaxed)
+    }
+}
+
+/// The epochs of `strongroom.mount` as this mount counts them.
+#[derive(Debug, Clone)]
+pub(crate) struct Epochs {
+    /// The epoch that every state written now carries.
+    pub(crate) running: u64,
+    /// Epochs that ended uncleanly and were not repaired since; ascending.
+    pub(crate) listed: Vec<u64>,
+}
+
+impl Epochs {
+    /// Whether a file last settled in this epoch (0: never) may hold the traces of a crash.
+    pub(crate) fn in_doubt(&self, settled: u64) -> bool {
+        self.listed.last().is_some_and(|newest| settled <= *newest)
+    }
+
+    /// Whether this epoch ended uncleanly.
+    pub(crate) fn is_listed(&self, epoch: u64) -> bool {
+        self.listed.binary_search(&epoch).is_ok()
+    }
+
+    /// Whether any epoch ended uncleanly.
+    pub(crate) fn any_listed(&self) -> bool {
+        !self.listed.is_empty()
+    }
+}

@@ -1,0 +1,104 @@
+//! What this host saw of a volume last: a value that only who holds the volume secret can know, the master key, and how
+//! far the volume had come. A backing directory swapped for another volume, or put back to an older state, differs.
+
+use std::sync::Arc;
+
+use crate::format::ids::{KeyId, VolumeId};
+use crate::store::Dir;
+use crate::volume::error::{Error, Result};
+use crate::volume::replace::{read_small, replace};
+
+const LIMIT: usize = 4096;
+
+/// A host's record of one volume, one JSON line in the host's state directory.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// HKDF(volume secret, volume id, "pin", 16) in hex: the same for ever.
+    pub value: String,
+    /// The master key, in hex.
+    pub key: String,
+    /// Generation of the volume file; only grows.
+    pub generation: u64,
+    /// Epoch of the last mount; only grows.
+    pub epoch: u64,
+}
+
+impl Pin {
+    pub(crate) fn new(value: &[u8; 16], key: &KeyId, generation: u64, epoch: u64) -> Self {
+        Self {
+            value: VolumeId(*value).to_string(),
+            key: key.to_string(),
+            generation,
+            epoch,
+        }
+    }
+
+    /// Reads the pin of a volume; `None` if this host never mounted it.
+    pub(crate) fn read(state: &Arc<dyn Dir>, volume: &VolumeId) -> Result<Option<Self>> {
+        let Some(bytes) = read_small(state, &file_name(volume), LIMIT)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|_| {
+            Error::Pinned(format!(
+                "the pin of volume {volume} in this host's state directory is damaged; if you trust the volume as it is, \
+                 remove that file"
+            ))
+        })
+    }
+
+    /// Puts it in place of the pin before, durably.
+    pub(crate) fn write(&self, state: &Arc<dyn Dir>, volume: &VolumeId) -> Result<()> {
+        let mut bytes = serde_json::to_vec(self).map_err(std::io::Error::other)?;
+        bytes.push(b'\n');
+        Ok(replace(state, &file_name(volume), &bytes)?)
+    }
+
+    /// Whether a volume that shows `self` may follow what this host saw as `before`.
+    pub(crate) fn follows(&self, before: &Self) -> Result<()> {
+        let refused = if self.value != before.value {
+            "it has another volume secret than the one that this host mounted under the same id"
+        } else if self.key != before.key {
+            "its master key is another one than at the last mount on this host"
+        } else if self.generation < before.generation || self.epoch < before.epoch {
+            "it is older than at the last mount on this host (a restored backup?)"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Pinned(format!(
+            "the volume is not what it was: {refused}; if that is what you want, give --expect-volume {}",
+            self.value
+        )))
+    }
+}
+
+fn file_name(volume: &VolumeId) -> Vec<u8> {
+    format!("{volume}.pin").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pin(generation: u64, epoch: u64) -> Pin {
+        Pin::new(&[1; 16], &KeyId([2; 16]), generation, epoch)
+    }
+
+    #[test]
+    fn only_a_volume_that_went_forward_follows() {
+        assert!(pin(3, 5).follows(&pin(3, 5)).is_ok());
+        assert!(pin(4, 6).follows(&pin(3, 5)).is_ok());
+        assert!(pin(2, 6).follows(&pin(3, 5)).is_err());
+        assert!(pin(4, 4).follows(&pin(3, 5)).is_err());
+        assert!(
+            Pin::new(&[9; 16], &KeyId([2; 16]), 3, 5)
+                .follows(&pin(3, 5))
+                .is_err()
+        );
+        assert!(
+            Pin::new(&[1; 16], &KeyId([9; 16]), 3, 5)
+                .follows(&pin(3, 5))
+                .is_err()
+        );
+    }
+}
