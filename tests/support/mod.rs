@@ -1,0 +1,150 @@
+//! A place of its own for each test that runs the program: vault, mount point, keystore, state and runtime directory below
+//! one temporary directory. Dropped, it leaves no mount and no process, also when the test failed.
+#![allow(dead_code)] // each test binary uses a part
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// A sandbox with at most one volume.
+pub struct Sandbox {
+    dir: TempDir,
+}
+
+/// The two suites, as `init --cipher` names them.
+pub const SUITES: [&str; 2] = ["aes-256-gcm-siv", "aes-256-xts"];
+
+impl Sandbox {
+    /// An empty sandbox with an empty mount point.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("strongroom-test-")
+            .tempdir()
+            .expect("a temporary directory");
+        std::fs::create_dir(dir.path().join("mnt")).expect("the mount point");
+        Self { dir }
+    }
+
+    /// A sandbox with a fresh volume of this cipher.
+    pub fn with_volume(cipher: &str) -> Self {
+        let sandbox = Self::new();
+        sandbox.ok(&["init", "--cipher", cipher, sandbox.vault_arg()]);
+        sandbox
+    }
+
+    /// A sandbox with a fresh volume of this cipher, mounted.
+    pub fn mounted(cipher: &str) -> Self {
+        let sandbox = Self::with_volume(cipher);
+        sandbox.mount();
+        sandbox
+    }
+
+    /// A path in the sandbox, outside vault and mount.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The backing directory.
+    pub fn vault(&self) -> PathBuf {
+        self.path("vault")
+    }
+
+    /// The mount point.
+    pub fn mnt(&self) -> PathBuf {
+        self.path("mnt")
+    }
+
+    fn vault_arg(&self) -> &'static str {
+        "vault"
+    }
+
+    /// The program, ready to run in the sandbox with its own directories.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
+        command
+            .current_dir(self.dir.path())
+            .env("STRONGROOM_KEYSTORE", self.path("keystore"))
+            .env("STRONGROOM_STATE_DIR", self.path("state"))
+            .env("STRONGROOM_RUNTIME_DIR", self.path("run"))
+            .env_remove("STRONGROOM_PASSPHRASE_FILE")
+            .env_remove("STRONGROOM_KEY_FILE");
+        command
+    }
+
+    /// Runs the program with these arguments.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command()
+            .args(args)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("the program starts")
+    }
+
+    /// Runs it and expects success; its standard output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(
+            output.status.success(),
+            "strongroom {args:?}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Mounts the volume.
+    pub fn mount(&self) {
+        self.ok(&["mount", "vault", "mnt"]);
+    }
+
+    /// Unmounts it; returns when the daemon has settled everything and let the volume go.
+    pub fn umount(&self) {
+        self.ok(&["umount", "mnt"]);
+    }
+
+    /// Unmounts and mounts again, so that nothing is served from a cache.
+    pub fn remount(&self) {
+        self.umount();
+        self.mount();
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if is_mounted(&self.mnt()) {
+            let _ = self.run(&["umount", "mnt"]);
+        }
+        if is_mounted(&self.mnt()) {
+            let _ = Command::new("umount")
+                .arg("--lazy")
+                .arg(self.mnt())
+                .output();
+        }
+    }
+}
+
+/// Whether something is mounted at exactly this path; asks the kernel's list, never the mount.
+pub fn is_mounted(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("/proc");
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == path.to_str())
+}
+
+/// Runs a tool and expects success; its standard output. A missing tool fails with what to install.
+pub fn tool(command: &mut Command, package: &str) -> String {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}; install {package} (tests/all does)"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
