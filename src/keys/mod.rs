@@ -72,7 +72,12 @@ pub trait KeyProvider: Send + Sync {
     fn describe(&self, key: &KeyId) -> Result<KeyDescription, KeyError>;
     /// Makes a data key and wraps it under this version of the key. (The volume chooses, so that no header names a
     /// version before the volume file that allows it is durable; a provider that cannot choose uses its current one.)
-    fn generate(&self, key: &KeyId, version: KeyVersion, context: &[u8]) -> Result<(Secret<32>, Wrapped), KeyError>;
+    fn generate(
+        &self,
+        key: &KeyId,
+        version: KeyVersion,
+        context: &[u8],
+    ) -> Result<(Secret<32>, Wrapped), KeyError>;
     /// Wraps a given key under this version.
     fn wrap(
         &self,
@@ -82,7 +87,12 @@ pub trait KeyProvider: Send + Sync {
         secret: &Secret<32>,
     ) -> Result<Wrapped, KeyError>;
     /// Unwraps; never tries another version than the one named.
-    fn unwrap(&self, key: &KeyId, context: &[u8], wrapped: &Wrapped) -> Result<Secret<32>, KeyError>;
+    fn unwrap(
+        &self,
+        key: &KeyId,
+        context: &[u8],
+        wrapped: &Wrapped,
+    ) -> Result<Secret<32>, KeyError>;
     /// Makes a new version of the key and returns it; durable before this returns.
     fn rotate(&self, key: &KeyId) -> Result<KeyVersion, KeyError>;
 }
