@@ -3,11 +3,13 @@
 mod create;
 pub(crate) mod env;
 pub mod error;
+pub(crate) mod file;
 pub(crate) mod keyring;
 pub(crate) mod lock;
 pub(crate) mod master;
 mod pin;
 pub(crate) mod replace;
+pub(crate) mod settle;
 
 pub use create::{CreateOptions, create};
 pub use error::{Error, Result};

@@ -1,0 +1,128 @@
+//! The one backing descriptor of a file, as its body holds it: first opened as the caller could, later replaced in place
+//! by one that can write. Invariant: once a writable descriptor is there, nothing goes through the first one, so that
+//! a failed writeback is reported where the file's syncs ask.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::{Arc, OnceLock};
+
+use crate::store::{Allocate, File, SetTimes, Stat, TimeSpec, Xattrs};
+
+/// A file of the store whose descriptor may become writable while in use.
+pub(crate) struct Backing {
+    first: Arc<dyn File>,
+    writable: OnceLock<Arc<dyn File>>,
+}
+
+impl Backing {
+    /// `writable` says whether `file` was opened for writing.
+    pub(crate) fn new(file: Arc<dyn File>, writable: bool) -> Self {
+        let backing = Self {
+            first: file.clone(),
+            writable: OnceLock::new(),
+        };
+        if writable {
+            backing.make_writable(file);
+        }
+        backing
+    }
+
+    /// Uses `file`, opened for writing, from now on; keeps the present one if that can write.
+    pub(crate) fn make_writable(&self, file: Arc<dyn File>) {
+        self.writable.get_or_init(|| file);
+    }
+
+    /// Whether it can write.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable.get().is_some()
+    }
+
+    fn file(&self) -> &dyn File {
+        self.writable.get().unwrap_or(&self.first).as_ref()
+    }
+}
+
+/// Runs `change` on a file and puts its mtime back: for what Strongroom writes on its own account. The caller keeps
+/// writes of users out meanwhile. A store that refuses to set times keeps the change.
+pub(crate) fn quietly<T, E: From<io::Error>>(
+    backing: &dyn File,
+    change: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    let mtime = backing.stat()?.mtime;
+    let done = change();
+    let times = SetTimes {
+        atime: None,
+        mtime: Some(TimeSpec::At(mtime)),
+    };
+    if backing.stat().is_ok_and(|now| now.mtime != mtime)
+        && let Err(error) = backing.set_times(times)
+    {
+        tracing::debug!("mtime not restored: {error}");
+    }
+    done
+}
+
+impl Xattrs for Backing {
+    fn xattr(&self, name: &[u8]) -> io::Result<Vec<u8>> {
+        self.file().xattr(name)
+    }
+    fn set_xattr(&self, name: &[u8], value: &[u8], create: bool, replace: bool) -> io::Result<()> {
+        self.file().set_xattr(name, value, create, replace)
+    }
+    fn xattr_names(&self) -> io::Result<Vec<Vec<u8>>> {
+        self.file().xattr_names()
+    }
+    fn remove_xattr(&self, name: &[u8]) -> io::Result<()> {
+        self.file().remove_xattr(name)
+    }
+}
+
+impl File for Backing {
+    fn stat(&self) -> io::Result<Stat> {
+        self.file().stat()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file().read_at(buf, offset)
+    }
+    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.file().read_vectored_at(bufs, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.file().write_at(buf, offset)
+    }
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.file().write_vectored_at(bufs, offset)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file().set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.file().sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.file().sync_all()
+    }
+    fn allocate(&self, how: Allocate, offset: u64, len: u64) -> io::Result<()> {
+        self.file().allocate(how, offset, len)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.file().next_data(offset)
+    }
+    fn next_hole(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.file().next_hole(offset)
+    }
+    fn will_need(&self, offset: u64, len: u64) {
+        self.file().will_need(offset, len);
+    }
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.file().set_mode(mode)
+    }
+    fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        self.file().set_owner(uid, gid)
+    }
+    fn set_times(&self, times: SetTimes) -> io::Result<()> {
+        self.file().set_times(times)
+    }
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
+        self.file().try_lock(exclusive)
+    }
+}

@@ -1,0 +1,17 @@
+//! File contents: the shell that every open file has (`shell`), what of its header both suites share (`header`,
+//! `rewrap`), and the two suites' bodies (`xts`, `gcm`) behind one trait (`body`). May call keys, format, crypto, store.
+
+mod backing;
+pub(crate) mod body;
+pub(crate) mod header;
+mod names;
+mod owed;
+mod remains;
+mod rewrap;
+mod settling;
+mod shell;
+mod xts;
+
+pub(crate) use backing::{Backing, quietly};
+pub(in crate::volume) use settling::{Settling, Step};
+pub(crate) use shell::FileState;

@@ -1,0 +1,131 @@
+//! One file on its way through a settling pass (FORMAT.md section 4, rule 9): what it knew of itself before the first sync,
+//! and each step with the file kept alone. Invariant: a step is taken only if nothing changed since the mark of the last.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::store::File;
+use crate::volume::error::Result;
+use crate::volume::file::body::{Body, Mark};
+use crate::volume::file::names::Captured;
+use crate::volume::file::quietly;
+use crate::volume::file::shell::{Content, FileState};
+
+/// A file in a pass.
+pub(in crate::volume) struct Settling {
+    pub(in crate::volume) state: Arc<FileState>,
+    body: Option<(Arc<dyn Body>, Mark)>,
+    owed: u64,
+    /// `None`: names are changing, the file can become durable but not settle.
+    names: Option<Captured>,
+}
+
+/// Which of the two writing steps of rule 9.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::volume) enum Step {
+    /// Step 2: other record halves, settled state.
+    Halves,
+    /// Step 4: older state half.
+    State,
+}
+
+impl Settling {
+    /// Before the first sync.
+    pub(in crate::volume) fn begin(state: Arc<FileState>) -> Result<Self> {
+        let owed = state.lock_owed().mark();
+        let body = match &*state.content_shared() {
+            Content::Body(body) => Some((body.clone(), body.mark())),
+            _ => None,
+        };
+        let names = {
+            let names = state.lock_names();
+            names.capture(state.backing.stat()?.nlink)
+        };
+        Ok(Self {
+            state,
+            body,
+            owed,
+            names,
+        })
+    }
+
+    /// After a sync that began after `begin` or the last step and ended well: whether it covered the whole file.
+    pub(in crate::volume) fn synced(&self) -> bool {
+        if self.state.distrusts_store.load(Ordering::Acquire) {
+            return false;
+        }
+        let covered = self
+            .body
+            .as_ref()
+            .is_none_or(|(body, mark)| body.synced(*mark));
+        let mut owed = self.state.lock_owed();
+        if owed.failed() {
+            return false;
+        }
+        owed.synced(self.owed);
+        covered && owed.is_durable()
+    }
+
+    /// Of a file that a sync did not cover: whether only a sync of its own can, since one of it failed before.
+    pub(in crate::volume) fn needs_own_sync(&self) -> bool {
+        let body_failed = self
+            .body
+            .as_ref()
+            .is_some_and(|(body, mark)| body.mark() == *mark && !body.is_durable());
+        body_failed
+            || self.state.lock_owed().failed()
+            || self.state.distrusts_store.load(Ordering::Acquire)
+    }
+
+    /// Whether a directory change must be durable before tags are dropped.
+    pub(in crate::volume) fn lost_names(&self) -> bool {
+        self.names
+            .as_ref()
+            .is_some_and(|names| !names.names.gone.is_empty())
+    }
+
+    /// Takes a step. False: the file changed meanwhile and waits for another pass.
+    pub(in crate::volume) fn step(&mut self, step: Step) -> Result<bool> {
+        let Some((body, mark)) = &mut self.body else {
+            return Ok(true);
+        };
+        let content = self.state.content_alone();
+        let same = matches!(&*content, Content::Body(now) if Arc::ptr_eq(now, body));
+        let Some(names) = self
+            .names
+            .as_ref()
+            .filter(|names| same && self.state.lock_names().still(names))
+        else {
+            return Ok(false);
+        };
+        let stepped = quietly(self.state.backing.as_ref(), || match step {
+            Step::Halves => body.settle_halves(*mark, &names.names),
+            Step::State => body.settle_state(*mark),
+        })?;
+        if step == Step::State && stepped.is_some() {
+            self.state.lock_names().dropped(names);
+        }
+        Ok(stepped.map(|stepped| *mark = stepped).is_some())
+    }
+}
+
+impl FileState {
+    /// Takes it off the settler's list if nothing of it waits: durable and settled, or deleted.
+    pub(in crate::volume) fn leave(&self) -> Result<bool> {
+        let content = self.content_alone();
+        let at_rest = match &*content {
+            Content::Body(body) => body.is_durable() && body.is_settled(),
+            _ => true,
+        } && self.lock_owed().is_durable();
+        let leaves = at_rest || self.backing.stat()?.nlink == 0;
+        if leaves {
+            self.listed.store(false, Ordering::Release);
+        }
+        Ok(leaves)
+    }
+
+    /// A sync of the whole store failed: only a sync of this file tells whether it is durable.
+    pub(in crate::volume) fn distrust_store(&self) {
+        self.distrusts_store.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,455 @@
+//! The state of one inode's contents in memory: empty, not read yet, or a body of the volume's suite. Owns the change
+//! between empty and not empty, and what is known of the file's names; hands everything else to the body. Knows no path.
+//!
+//! Lock order: `content` < `extend` < the body's locks; `names`, `owed` and the settler's list last, never over a call
+//! that writes. `content` is held shared by every operation and alone where the body itself is exchanged, settled or
+//! re-wrapped, so that no write of a user falls between reading an mtime and putting it back.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
+use std::time::{Duration, Instant};
+
+use crate::format::header::{MAX_TAGS, PAGE0};
+use crate::format::layout::{MAX_SIZE, PAGE};
+use crate::format::suite::Suite;
+use crate::store::{Allocate, Dir, File};
+use crate::volume::env::Env;
+use crate::volume::error::{Error, Result};
+use crate::volume::file::Backing;
+use crate::volume::file::body::{Body, Place};
+use crate::volume::file::header::{self, Loaded};
+use crate::volume::file::names::KnownNames;
+use crate::volume::file::owed::Owed;
+use crate::volume::file::remains;
+use crate::volume::file::xts::XtsBody;
+use crate::volume::settle::Settler;
+
+/// What a file holds.
+pub(super) enum Content {
+    /// Not looked at yet.
+    Unread,
+    /// No bytes.
+    Empty,
+    /// Remains of a header that never arrived; reads as empty.
+    Remains,
+    /// A header and data.
+    Body(Arc<dyn Body>),
+}
+
+/// The contents of one inode while it is open, not durable or not settled: at most one for each (device, inode).
+pub(crate) struct FileState {
+    me: Weak<Self>,
+    pub(super) env: Arc<Env>,
+    pub(super) settler: Arc<Settler>,
+    pub(super) backing: Arc<Backing>,
+    dir: Arc<dyn Dir>,
+    pub(super) content: RwLock<Content>,
+    /// Held by whoever makes the file longer, so that an append finds its end where it was.
+    extend: Mutex<()>,
+    pub(super) names: Mutex<KnownNames>,
+    pub(super) owed: Mutex<Owed>,
+    /// Whether the settler has it.
+    pub(in crate::volume) listed: AtomicBool,
+    /// Whether a sync of the whole store failed since this file was synced: then only its own sync tells.
+    pub(super) distrusts_store: AtomicBool,
+    /// When it was last changed, milliseconds since `START`.
+    changed_at: AtomicU64,
+}
+
+impl FileState {
+    /// `backing` is open, for writing if `writable`; `here` is its name and `dir` the directory that has it, where the
+    /// remains of a header that never arrived are put. Reads nothing yet.
+    pub(crate) fn new(
+        env: &Arc<Env>,
+        settler: &Arc<Settler>,
+        backing: Arc<dyn File>,
+        writable: bool,
+        here: Place,
+        dir: Arc<dyn Dir>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            env: env.clone(),
+            settler: settler.clone(),
+            backing: Arc::new(Backing::new(backing, writable)),
+            dir,
+            content: RwLock::new(Content::Unread),
+            extend: Mutex::new(()),
+            names: Mutex::new(KnownNames::new(here)),
+            owed: Mutex::default(),
+            listed: AtomicBool::new(false),
+            distrusts_store: AtomicBool::new(false),
+            changed_at: AtomicU64::new(0),
+        })
+    }
+
+    /// The descriptor in use.
+    pub(crate) fn backing(&self) -> Arc<dyn File> {
+        self.backing.clone()
+    }
+
+    /// Takes a descriptor open for writing, where the present one is not.
+    pub(crate) fn make_writable(&self, backing: Arc<dyn File>) {
+        self.backing.make_writable(backing);
+    }
+
+    /// Whether it can be written through the present descriptor.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.backing.is_writable()
+    }
+
+    /// Reads the header if that was not done yet, and checks that the file may have the name by which it was reached.
+    pub(crate) fn load(&self, via: &Place) -> Result<()> {
+        if let Content::Body(body) = &*self.content()? {
+            body.check_name(via)?;
+        }
+        self.lock_names().seen(via);
+        Ok(())
+    }
+
+    /// Plaintext size.
+    pub(crate) fn size(&self) -> Result<u64> {
+        Ok(size_of(&*self.content()?))
+    }
+
+    /// Plaintext size if the header was read already.
+    pub(crate) fn loaded_size(&self) -> Option<u64> {
+        match &*self.content_shared() {
+            Content::Unread => None,
+            content => Some(size_of(content)),
+        }
+    }
+
+    /// Reads at `offset`; short only at the end.
+    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<usize> {
+        match &*self.content()? {
+            Content::Body(body) if offset < body.size() => body.read(offset, out),
+            _ => Ok(0),
+        }
+    }
+
+    /// Writes all of `data`; EFBIG past the largest size.
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let end = end_of(offset, data.len() as u64)?;
+        loop {
+            let written = self.change(|body| {
+                let _extend = (end > body.size()).then(|| self.lock_extend());
+                body.write(offset, data)
+            })?;
+            if written.is_some() || self.first_write(offset, data)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes `data` at the end and returns where that was.
+    pub(crate) fn append(&self, data: &[u8]) -> Result<u64> {
+        if data.is_empty() {
+            return self.size();
+        }
+        loop {
+            let appended = self.change(|body| {
+                let _extend = self.lock_extend();
+                let offset = body.size();
+                end_of(offset, data.len() as u64)?;
+                body.write(offset, data).map(|()| offset)
+            })?;
+            if let Some(offset) = appended {
+                return Ok(offset);
+            }
+            if self.first_write(0, data)? {
+                return Ok(0);
+            }
+        }
+    }
+
+    /// Changes the size, both ways; to 0 also where the contents are damaged.
+    pub(crate) fn set_size(&self, size: u64) -> Result<()> {
+        if size == 0 {
+            return self.cut_to_nothing();
+        }
+        end_of(size, 0)?;
+        loop {
+            let changed = self.change(|body| {
+                let _extend = self.lock_extend();
+                body.set_size(size)
+            })?;
+            if changed.is_some() || self.first_write(size, &[])? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes a range inside the size read as zeros; `punch`: also gives its space back.
+    pub(crate) fn zero(&self, offset: u64, len: u64, punch: bool) -> Result<()> {
+        self.change(|body| match len.min(body.size().saturating_sub(offset)) {
+            0 => Ok(()),
+            len => body.zero(offset, len, punch),
+        })?;
+        Ok(())
+    }
+
+    /// Reserves space in the store; the size does not change.
+    pub(crate) fn reserve(&self, offset: u64, len: u64) -> Result<()> {
+        end_of(offset, len)?;
+        if self.change(|body| body.reserve(offset, len))?.is_none() {
+            self.backing.allocate(Allocate::Reserve, 0, PAGE + len)?;
+        }
+        Ok(())
+    }
+
+    /// Start of the next data at or after `offset`; `None` if only holes follow.
+    pub(crate) fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        match &*self.content()? {
+            Content::Body(body) => body.next_data(offset),
+            _ => Ok(None),
+        }
+    }
+
+    /// Start of the next hole at or after `offset`; the size if none comes before.
+    pub(crate) fn next_hole(&self, offset: u64) -> Result<u64> {
+        match &*self.content()? {
+            Content::Body(body) => body.next_hole(offset),
+            _ => Ok(0),
+        }
+    }
+
+    /// Makes everything written so far durable; `metadata`: owner, mode and times too.
+    pub(crate) fn sync(&self, metadata: bool) -> Result<()> {
+        if self.env.read_only {
+            return Ok(());
+        }
+        let content = self.content_shared();
+        if self.lock_owed().failed() {
+            self.rewrite_areas(&content)?;
+        }
+        let mark = self.lock_owed().mark();
+        let synced = match &*content {
+            Content::Body(body) => body.sync(metadata),
+            _ if metadata => self.backing.sync_all().map_err(Error::from),
+            _ => self.backing.sync_data().map_err(Error::from),
+        };
+        match &synced {
+            Ok(()) => {
+                self.lock_owed().synced(mark);
+                self.distrusts_store.store(false, Ordering::Release);
+            }
+            Err(_) => self.lock_owed().not_synced(),
+        }
+        synced
+    }
+
+    /// Before `new` appears in a directory: `via` is the name by which the file was reached, `links` its number of links
+    /// now, `link`: the old name stays. `name_is(new)` or `name_gone(new)` must follow.
+    pub(crate) fn add_name(&self, via: &Place, new: &Place, links: u64, link: bool) -> Result<()> {
+        self.lock_names().moving(new);
+        if self.env.suite == Suite::Xts || !self.env.bind_names {
+            return Ok(());
+        }
+        let added = self.change(|body| body.add_name(via, new, links, link));
+        if added.is_err() {
+            self.lock_names().gone(new);
+        }
+        added.map(|_| ())
+    }
+
+    /// Before the name `place` goes, by unlink or because another file takes it. `name_gone`, or `name_is` if that
+    /// failed, must follow.
+    pub(crate) fn name_going(&self, place: &Place) {
+        self.lock_names().moving(place);
+    }
+
+    /// After a directory change: the file does not have this name.
+    pub(crate) fn name_gone(&self, place: &Place) {
+        self.lock_names().gone(place);
+    }
+
+    /// After a directory change: the file has this name.
+    pub(crate) fn name_is(&self, place: &Place) {
+        self.lock_names().is(place);
+    }
+
+    /// How long ago it was last changed.
+    pub(in crate::volume) fn idle(&self) -> Duration {
+        now().saturating_sub(Duration::from_millis(
+            self.changed_at.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// Runs a change of a file that is not empty; `None` if it is empty. The settler knows of the file before.
+    fn change<T>(&self, change: impl FnOnce(&dyn Body) -> Result<T>) -> Result<Option<T>> {
+        if self.env.read_only {
+            return Err(Error::errno(libc::EROFS));
+        }
+        if !self.listed.load(Ordering::Acquire) {
+            self.settler.make_room();
+        }
+        let content = self.content()?;
+        let Content::Body(body) = &*content else {
+            return Ok(None);
+        };
+        self.note();
+        change(body.as_ref()).map(Some)
+    }
+
+    /// Puts it on the settler's list; the caller holds `content`.
+    pub(super) fn note(&self) {
+        self.changed_at
+            .store(now().as_millis() as u64, Ordering::Relaxed);
+        if !self.listed.load(Ordering::Acquire)
+            && let Some(me) = self.me.upgrade()
+        {
+            self.settler.note(&me);
+        }
+    }
+
+    /// Makes the header of an empty file with its first bytes. False: it is not empty any more.
+    fn first_write(&self, offset: u64, data: &[u8]) -> Result<bool> {
+        let mut content = self.content_alone();
+        match *content {
+            Content::Empty => {}
+            Content::Remains => {
+                let lost = remains::move_aside(self.backing.as_ref(), self.dir.as_ref())?;
+                tracing::warn!(
+                    "remains of a header that never arrived are kept as {}",
+                    lost.escape_ascii()
+                );
+                *content = Content::Empty;
+            }
+            Content::Unread | Content::Body(_) => return Ok(false),
+        }
+        self.note();
+        let created = self.create_body(offset, data);
+        self.lock_owed().changed();
+        // What a failed first write left is read anew.
+        *content = created
+            .as_ref()
+            .map_or(Content::Unread, |body| Content::Body(body.clone()));
+        created.map(|_| true)
+    }
+
+    fn create_body(&self, offset: u64, data: &[u8]) -> Result<Arc<dyn Body>> {
+        let header = header::new_header(&self.env)?;
+        let backing = self.backing.clone();
+        match self.env.suite {
+            Suite::Xts => Ok(Arc::new(XtsBody::create(
+                &self.env, backing, header, offset, data,
+            )?)),
+            Suite::Gcm => {
+                let (places, unbound) = self.names_for_header()?;
+                let _ = (places, unbound);
+                Err(Error::errno(libc::EOPNOTSUPP))
+            }
+        }
+    }
+
+    /// The names that a new header is bound to, and whether it must be left unbound because it has or may have others.
+    fn names_for_header(&self) -> Result<(Vec<Place>, bool)> {
+        let names = self.lock_names();
+        let links = self.backing.stat()?.nlink;
+        let mut places = names.for_header();
+        let unbound = links > places.len() as u64 || places.len() > MAX_TAGS;
+        places.truncate(MAX_TAGS);
+        Ok((places, unbound))
+    }
+
+    fn cut_to_nothing(&self) -> Result<()> {
+        if self.env.read_only {
+            return Err(Error::errno(libc::EROFS));
+        }
+        // A header that cannot be read does not keep anyone from giving the contents up.
+        if let Err(error) = self.content() {
+            tracing::warn!("a file whose header cannot be read is cut to nothing: {error}");
+        }
+        let mut content = self.content_alone();
+        if matches!(*content, Content::Remains) {
+            return Ok(());
+        }
+        self.note();
+        let cut = self.backing.set_len(0);
+        self.lock_owed().changed();
+        if cut.is_ok() {
+            *content = Content::Empty;
+        }
+        Ok(cut?)
+    }
+
+    /// The content, read if it was not yet, held shared.
+    pub(super) fn content(&self) -> Result<RwLockReadGuard<'_, Content>> {
+        loop {
+            let content = self.content_shared();
+            if !matches!(*content, Content::Unread) {
+                return Ok(content);
+            }
+            drop(content);
+            let mut content = self.content_alone();
+            if matches!(*content, Content::Unread) {
+                *content = self.read_content()?;
+            }
+        }
+    }
+
+    fn read_content(&self) -> Result<Content> {
+        let len = self.backing.stat()?.size;
+        let header = match header::load_header(&self.env, self.backing.as_ref(), len)? {
+            Loaded::Empty => return Ok(Content::Empty),
+            Loaded::NeverArrived => return Ok(Content::Remains),
+            Loaded::Header(header) => *header,
+        };
+        match self.env.suite {
+            Suite::Xts => Ok(Content::Body(Arc::new(XtsBody::load(
+                self.backing.clone(),
+                header,
+                len,
+            )?))),
+            Suite::Gcm => Err(Error::errno(libc::EOPNOTSUPP)),
+        }
+    }
+
+    pub(super) fn content_shared(&self) -> RwLockReadGuard<'_, Content> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn content_alone(&self) -> RwLockWriteGuard<'_, Content> {
+        self.content.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_names(&self) -> MutexGuard<'_, KnownNames> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_owed(&self) -> MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_extend(&self) -> MutexGuard<'_, ()> {
+        self.extend.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The end of a range; EFBIG where that exceeds the largest size of a file.
+fn end_of(offset: u64, len: u64) -> Result<u64> {
+    offset
+        .checked_add(len)
+        .filter(|end| *end <= MAX_SIZE)
+        .ok_or(Error::errno(libc::EFBIG))
+}
+
+fn size_of(content: &Content) -> u64 {
+    match content {
+        Content::Body(body) => body.size(),
+        _ => 0,
+    }
+}
+
+fn now() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    START.elapsed()
+}
+
+const _: () = assert!(PAGE0 as u64 == PAGE);
