@@ -7,6 +7,8 @@ mod gcm_siv;
 mod locked;
 mod secret;
 mod siv;
+#[cfg(test)]
+mod vectors;
 mod xts;
 
 pub use derive::{LABEL_PREFIX, hkdf, mac16, mac32, verify16, verify32};

@@ -7,11 +7,15 @@ mod bytes;
 pub mod dir_file;
 pub mod error;
 pub mod header;
+#[cfg(test)]
+mod hostile;
 pub mod ids;
 mod json;
 pub mod layout;
 pub mod mount_file;
 pub mod names;
+#[cfg(test)]
+mod pinned;
 pub mod record;
 pub mod state;
 pub mod suite;
