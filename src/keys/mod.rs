@@ -1,5 +1,13 @@
 //! Master keys: the provider trait, the software keystore, where secrets come from. Knows no path inside a volume.
 
+mod descriptor;
+mod secret_bytes;
+pub mod software;
+pub mod source;
+
+pub use secret_bytes::{MAX_SECRET, SecretBytes};
+pub use software::{Keystore, KeystoreError, Unlock};
+
 use crate::crypto::Secret;
 use crate::format::ids::{KeyId, KeyVersion};
 use crate::format::wrap::WrapAlgorithm;
