@@ -118,6 +118,15 @@ fn holes_take_no_room_and_are_skipped() {
         assert_eq!(file.next_data(FAR + 5).unwrap(), Some(FAR + 5));
         assert_eq!(file.next_data(FAR + 4096).unwrap(), None);
         assert_eq!(file.next_data(3 * FAR).unwrap(), None);
+        assert_eq!(file.next_hole(0).unwrap(), Some(0));
+        assert_eq!(file.next_hole(FAR + 5).unwrap(), Some(FAR + 4096));
+        assert_eq!(file.next_hole(2 * FAR).unwrap(), None);
+        file.set_len(FAR + 4000).unwrap();
+        assert_eq!(
+            file.next_hole(FAR).unwrap(),
+            Some(FAR + 4000),
+            "the end counts as a hole"
+        );
     });
 }
 
