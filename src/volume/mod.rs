@@ -4,6 +4,8 @@ mod create;
 pub(crate) mod env;
 pub mod error;
 pub(crate) mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub(crate) mod keyring;
 pub(crate) mod lock;
 pub(crate) mod master;

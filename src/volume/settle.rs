@@ -153,6 +153,9 @@ struct Run<'a> {
 impl Run<'_> {
     fn settle(&mut self, files: Vec<Arc<FileState>>) {
         let mut moving = self.begin(files);
+        if moving.is_empty() {
+            return;
+        }
         let directories = moving.iter().any(Settling::lost_names);
         self.sync(&moving, directories);
         self.keep_synced(&mut moving);

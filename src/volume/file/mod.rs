@@ -10,6 +10,8 @@ mod remains;
 mod rewrap;
 mod settling;
 mod shell;
+#[cfg(test)]
+mod tests;
 mod xts;
 
 pub(crate) use backing::{Backing, quietly};

@@ -102,7 +102,7 @@ impl FileState {
 
     /// Reads the header if that was not done yet, and checks that the file may have the name by which it was reached.
     pub(crate) fn load(&self, via: &Place) -> Result<()> {
-        if let Content::Body(body) = &*self.content()? {
+        if let Content::Body(body) = &*self.content_via(via)? {
             body.check_name(via)?;
         }
         self.lock_names().seen(via);
@@ -380,7 +380,17 @@ impl FileState {
     }
 
     /// The content, read if it was not yet, held shared.
-    pub(super) fn content(&self) -> Result<RwLockReadGuard<'_, Content>> {
+    fn content(&self) -> Result<RwLockReadGuard<'_, Content>> {
+        let content = self.content_shared();
+        if !matches!(*content, Content::Unread) {
+            return Ok(content);
+        }
+        drop(content);
+        let here = self.lock_names().here().clone();
+        self.content_via(&here)
+    }
+
+    fn content_via(&self, via: &Place) -> Result<RwLockReadGuard<'_, Content>> {
         loop {
             let content = self.content_shared();
             if !matches!(*content, Content::Unread) {
@@ -389,12 +399,12 @@ impl FileState {
             drop(content);
             let mut content = self.content_alone();
             if matches!(*content, Content::Unread) {
-                *content = self.read_content()?;
+                *content = self.read_content(via)?;
             }
         }
     }
 
-    fn read_content(&self) -> Result<Content> {
+    fn read_content(&self, _via: &Place) -> Result<Content> {
         let len = self.backing.stat()?.size;
         let header = match header::load_header(&self.env, self.backing.as_ref(), len)? {
             Loaded::Empty => return Ok(Content::Empty),

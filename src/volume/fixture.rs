@@ -1,0 +1,171 @@
+//! For tests: the surroundings of an open volume, without its files and keystore. The keys stay the same over any number
+//! of "mounts" of a store or of its snapshots.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::crypto::{GcmSiv, Secret};
+use crate::format::ids::{DirId, KeyId, KeyVersion, VolumeId};
+use crate::format::suite::Suite;
+use crate::format::volume_keys::VolumeKeys;
+use crate::format::wrap::{WrapAlgorithm, software_unwrap, software_wrap};
+use crate::keys::{KeyDescription, KeyError, KeyProvider, KeyState, Wrapped};
+use crate::store::{Access, Store};
+use crate::volume::env::{Env, Epochs};
+use crate::volume::file::FileState;
+use crate::volume::file::body::Place;
+use crate::volume::keyring::{Allowed, KeyRing};
+use crate::volume::settle::Settler;
+
+const KEY: KeyId = KeyId([7; 16]);
+const VOLUME: VolumeId = VolumeId([9; 16]);
+
+/// A provider in memory.
+pub(crate) struct TestKeys(Mutex<Vec<GcmSiv>>);
+
+/// What every mount of one volume has in common.
+pub(crate) struct Fixture {
+    pub(crate) suite: Suite,
+    pub(crate) keys: Arc<TestKeys>,
+    secret: Secret<32>,
+}
+
+/// One mount.
+pub(crate) struct Mounted {
+    pub(crate) env: Arc<Env>,
+    pub(crate) settler: Arc<Settler>,
+}
+
+impl Fixture {
+    pub(crate) fn new(suite: Suite) -> Self {
+        let keys = Arc::new(TestKeys(Mutex::default()));
+        keys.add_version();
+        Self {
+            suite,
+            keys,
+            secret: Secret::random(),
+        }
+    }
+
+    /// Mounts `store` writable in this epoch, the epochs of `listed` having ended uncleanly.
+    pub(crate) fn mount(&self, store: Arc<dyn Store>, running: u64, listed: &[u64]) -> Mounted {
+        let versions: Vec<_> = self.keys.versions();
+        let current = *versions.last().unwrap();
+        let ring = KeyRing::new(
+            self.keys.clone(),
+            VOLUME,
+            KEY,
+            Allowed { current, versions },
+        );
+        let env = Arc::new(Env::new(
+            store,
+            VOLUME,
+            self.suite,
+            self.suite == Suite::Gcm,
+            true,
+            false,
+            true,
+            VolumeKeys::derive(&self.secret, &VOLUME),
+            ring,
+            Epochs {
+                running,
+                listed: listed.to_vec(),
+            },
+        ));
+        let settler = Settler::new(env.clone());
+        Mounted { env, settler }
+    }
+}
+
+impl Mounted {
+    /// The state of the file with this name in the top directory, which is made if it is not there.
+    pub(crate) fn file(&self, name: &str) -> Arc<FileState> {
+        let dir = self.env.root.clone();
+        let backing = dir.open(name.as_bytes(), Access::ReadWrite);
+        let backing = backing.unwrap_or_else(|_| dir.create(name.as_bytes(), 0o600).unwrap());
+        FileState::new(&self.env, &self.settler, backing, true, place(name), dir)
+    }
+}
+
+/// A name in the top directory.
+pub(crate) fn place(name: &str) -> Place {
+    Place {
+        dir: DirId([1; 16]),
+        stored: name.into(),
+    }
+}
+
+impl TestKeys {
+    pub(crate) fn add_version(&self) -> KeyVersion {
+        let mut keks = self.keks();
+        keks.push(GcmSiv::new(&Secret::random()));
+        KeyVersion(keks.len() as u32)
+    }
+
+    fn versions(&self) -> Vec<KeyVersion> {
+        (1..=self.keks().len() as u32).map(KeyVersion).collect()
+    }
+
+    fn keks(&self) -> MutexGuard<'_, Vec<GcmSiv>> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl KeyProvider for TestKeys {
+    fn kind(&self) -> &'static str {
+        "test"
+    }
+
+    fn describe(&self, key: &KeyId) -> Result<KeyDescription, KeyError> {
+        let versions = self.versions();
+        let current = *versions.last().unwrap();
+        Ok(KeyDescription {
+            key: *key,
+            state: KeyState::Enabled,
+            current,
+            versions,
+        })
+    }
+
+    fn generate(
+        &self,
+        key: &KeyId,
+        version: KeyVersion,
+        context: &[u8],
+    ) -> Result<(Secret<32>, Wrapped), KeyError> {
+        let secret = Secret::random();
+        let wrapped = self.wrap(key, version, context, &secret)?;
+        Ok((secret, wrapped))
+    }
+
+    fn wrap(
+        &self,
+        _: &KeyId,
+        version: KeyVersion,
+        context: &[u8],
+        secret: &Secret<32>,
+    ) -> Result<Wrapped, KeyError> {
+        let keks = self.keks();
+        let kek = keks
+            .get(version.0 as usize - 1)
+            .ok_or(KeyError::NotFound(version.to_string()))?;
+        let bytes = software_wrap(kek, context, secret);
+        Ok(Wrapped {
+            version,
+            algorithm: WrapAlgorithm::AesGcmSiv,
+            bytes,
+        })
+    }
+
+    fn unwrap(&self, _: &KeyId, context: &[u8], wrapped: &Wrapped) -> Result<Secret<32>, KeyError> {
+        let keks = self.keks();
+        let version = wrapped.version;
+        let kek = keks
+            .get(version.0 as usize - 1)
+            .ok_or(KeyError::NotFound(version.to_string()))?;
+        software_unwrap(kek, context, &wrapped.bytes).map_err(|_| KeyError::InvalidCiphertext)
+    }
+
+    fn rotate(&self, _: &KeyId) -> Result<KeyVersion, KeyError> {
+        Ok(self.add_version())
+    }
+}
