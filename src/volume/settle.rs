@@ -92,15 +92,17 @@ impl Settler {
 
     /// Settles every file, for unmounting: nothing else uses the volume. An error, and no clean end, if one fails.
     pub(crate) fn settle_all(&self) -> Result<()> {
+        let mut waiting = self.len();
         for _ in 0..ROUNDS {
             let pass = self.pass(Duration::ZERO);
-            if let Some(error) = pass.error {
-                self.env.mark_unclean();
-                return Err(error);
-            }
             if pass.left == 0 {
                 return Ok(());
             }
+            if let Some(error) = pass.error.filter(|_| pass.left >= waiting) {
+                self.env.mark_unclean();
+                return Err(error);
+            }
+            waiting = pass.left;
         }
         self.env.mark_unclean();
         tracing::warn!("{} files kept changing and are not settled", self.len());

@@ -23,6 +23,9 @@ impl FileState {
     /// Writes the data key wrapped under the current version, if it is under another. True: `rewrap_finish` is due after
     /// a sync, also where an earlier re-wrap was interrupted. An empty file needs nothing.
     pub(crate) fn rewrap(&self) -> Result<bool> {
+        if self.env.read_only {
+            return Err(Error::errno(libc::EROFS));
+        }
         let Some((header, data_key)) = self.stored_header()? else {
             return Ok(false);
         };

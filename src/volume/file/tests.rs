@@ -100,11 +100,7 @@ fn random_operations(suite: Suite, seeds: std::ops::Range<u64>, steps: usize, bo
             step(&mut rng, &file, &mut plain, bound);
             assert_eq!(all(&file), plain, "seed {seed} step {n}");
             if rng.below(10) == 0 {
-                mounted
-                    .settler
-                    .pass(Duration::ZERO)
-                    .error
-                    .map_or((), |error| panic!("{error}"));
+                assert!(mounted.settler.pass(Duration::ZERO).error.is_none());
             }
             // A killed process: what is stored now is all of it, in an epoch that ended uncleanly.
             let killed = fixture.mount(Arc::new(store.snapshot()), 2, &[1]);
@@ -539,7 +535,7 @@ fn appends_of_many_threads_lose_nothing() {
     std::thread::scope(|scope| {
         for byte in 1..5u8 {
             let file = &file;
-            scope.spawn(move || (0..200).for_each(|_| drop(file.append(&[byte; 37]).unwrap())));
+            scope.spawn(move || (0..200).for_each(|_| assert!(file.append(&[byte; 37]).is_ok())));
         }
     });
     let content = all(&file);
@@ -549,4 +545,81 @@ fn appends_of_many_threads_lose_nothing() {
             .chunks(37)
             .all(|piece| piece.iter().all(|byte| *byte == piece[0] && *byte != 0))
     );
+}
+
+/// Two threads write each its own region, one cuts and grows behind them, one syncs, one settles: nobody waits forever and
+/// every region holds what its thread wrote last.
+fn many_threads(suite: Suite) {
+    const REGION: u64 = 100_000;
+    let broken = breakable(suite);
+    let file = broken.mounted.file("f");
+    file.set_size(2 * REGION).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let going_on = || !done.load(std::sync::atomic::Ordering::Relaxed);
+    let regions: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let (file, settler) = (&file, &broken.mounted.settler);
+        scope.spawn(move || {
+            while going_on() {
+                assert!(settler.pass(Duration::ZERO).error.is_none());
+                settler.sync_store().unwrap();
+            }
+        });
+        scope.spawn(move || {
+            while going_on() {
+                file.sync(false).unwrap();
+            }
+        });
+        scope.spawn(move || {
+            for size in (0..).map(|n| 2 * REGION + n * 777 % 50_000) {
+                if !going_on() {
+                    break;
+                }
+                file.set_size(size).unwrap();
+            }
+        });
+        let writers: Vec<_> = (0..2)
+            .map(|n| scope.spawn(move || write_and_read_back(file, n * REGION, REGION, n)))
+            .collect();
+        let regions = writers.into_iter().map(|writer| writer.join());
+        let regions: Vec<_> = regions.collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        regions.into_iter().map(|region| region.unwrap()).collect()
+    });
+    let content = all(&file);
+    for (n, region) in regions.iter().enumerate() {
+        let start = n * REGION as usize;
+        assert!(
+            content[start..start + region.len()] == region[..],
+            "region {n}"
+        );
+    }
+    broken.mounted.settler.settle_all().unwrap();
+    assert!(
+        all(&broken
+            .fixture
+            .mount(broken.memory.clone(), 2, &[])
+            .file("f"))
+            == content
+    );
+}
+
+fn write_and_read_back(file: &FileState, start: u64, len: u64, seed: u64) -> Vec<u8> {
+    let mut rng = Rng(seed);
+    let mut plain = vec![0; len as usize];
+    for _ in 0..300 {
+        let at = rng.offset(len - 1);
+        let data_len = 1 + rng.below((len - at).min(20_000));
+        let data = rng.bytes(data_len);
+        file.write(start + at, &data).unwrap();
+        plain[at as usize..][..data.len()].copy_from_slice(&data);
+        let mut out = vec![0; len as usize];
+        assert_eq!(file.read(start, &mut out).unwrap() as u64, len);
+        assert!(out == plain);
+    }
+    plain
+}
+
+#[test]
+fn many_threads_agree_under_xts() {
+    many_threads(Suite::Xts);
 }

@@ -49,7 +49,7 @@ impl XtsBody {
             let last = blocks_in(end).min(first + BATCH);
             let bytes = (last - first) as usize * BLOCK;
             let stop = end.min(last * PAGE);
-            if at % PAGE == 0 && bytes <= rest.len() {
+            if at.is_multiple_of(PAGE) && bytes <= rest.len() {
                 let pages = rest.get_mut(..bytes).unwrap_or_default();
                 self.read_pages(first, pages)?;
             } else {
@@ -122,7 +122,7 @@ impl XtsBody {
                 (offset % PAGE) as usize..(end % PAGE) as usize,
             );
         }
-        if offset % PAGE != 0 {
+        if !offset.is_multiple_of(PAGE) {
             self.zero_within(offset / PAGE, (offset % PAGE) as usize..BLOCK)?;
         }
         if end_whole * PAGE < end {
@@ -207,7 +207,7 @@ impl XtsBody {
         if before != 0 {
             self.fill_block(first, pages.get_mut(..BLOCK).unwrap_or_default())?;
         }
-        if after % BLOCK != 0 && (last != 0 || before == 0) {
+        if !after.is_multiple_of(BLOCK) && (last != 0 || before == 0) {
             let page = pages.get_mut(last * BLOCK..).unwrap_or_default();
             if at + data.len() as u64 >= size {
                 page.fill(0);

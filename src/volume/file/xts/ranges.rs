@@ -67,7 +67,7 @@ mod tests {
         }
         assert_eq!(set.iter().collect::<Vec<_>>(), [1..3, 5..12]);
         set.add(0..20);
-        assert_eq!(set.iter().collect::<Vec<_>>(), [0..20]);
+        assert!(set.iter().eq(std::iter::once(0..20)));
     }
 
     #[test]
@@ -76,6 +76,6 @@ mod tests {
         for page in 0..=LIMIT as u64 {
             set.add(3 * page..3 * page + 1);
         }
-        assert_eq!(set.iter().collect::<Vec<_>>(), [0..3 * LIMIT as u64 + 1]);
+        assert!(set.iter().eq(std::iter::once(0..3 * LIMIT as u64 + 1)));
     }
 }
