@@ -43,10 +43,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
             "libc",
         ],
     ),
-    (
-        "keys",
-        &["crate::store", "crate::volume", "crate::fuse", "crate::cli"],
-    ),
+    ("keys", &["crate::volume", "crate::fuse", "crate::cli"]),
     (
         "store",
         &[

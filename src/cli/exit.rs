@@ -1,0 +1,181 @@
+//! Exit codes, and what to do about each failure in one sentence. The table stands in `docs/CLI.md`.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::keys::source::SourceError;
+use crate::keys::{KeyError, KeystoreError};
+use crate::volume;
+
+/// The program's exit codes: a contract for scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Code {
+    Ok = 0,
+    Failure = 1,
+    Usage = 2,
+    Secret = 3,
+    KeystoreDamaged = 4,
+    NoSuchKey = 5,
+    KeyDisabled = 6,
+    InUse = 7,
+    NotAVolume = 8,
+    Damaged = 9,
+    Pinned = 10,
+    Mount = 11,
+    NoKeystore = 12,
+    RotationIncomplete = 13,
+    Busy = 14,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// A failure that the command line itself finds: a whole sentence.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) code: Code,
+    pub(super) sentence: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A failure with this code and sentence.
+pub(super) fn failure(code: Code, sentence: impl Into<String>) -> anyhow::Error {
+    Failure {
+        code,
+        sentence: sentence.into(),
+    }
+    .into()
+}
+
+/// For `map_err` on what touches a path.
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error + '_ {
+    move |error| failure(Code::Failure, format!("{}: {error}", path.display()))
+}
+
+/// The code and the sentence of any error that reaches the top.
+pub(super) fn explain(error: &anyhow::Error) -> (Code, String) {
+    let (code, advice) = classify(error);
+    match advice {
+        Some(advice) => (code, format!("{error}; {advice}")),
+        None => (code, error.to_string()),
+    }
+}
+
+fn classify(error: &anyhow::Error) -> (Code, Option<&'static str>) {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return (failure.code, None);
+    }
+    if let Some(error) = error.downcast_ref::<KeystoreError>() {
+        return keystore(error);
+    }
+    if let Some(error) = error.downcast_ref::<volume::Error>() {
+        return volume(error);
+    }
+    if let Some(error) = error.downcast_ref::<KeyError>() {
+        return key(error);
+    }
+    if error.is::<SourceError>() {
+        return (Code::Secret, None);
+    }
+    (Code::Failure, None)
+}
+
+fn keystore(error: &KeystoreError) -> (Code, Option<&'static str>) {
+    match error {
+        KeystoreError::Missing(_) => (
+            Code::NoKeystore,
+            Some("make one with \"strongroom keystore init\", or name another with --keystore"),
+        ),
+        KeystoreError::WrongSecret(_) => (
+            Code::Secret,
+            Some("give the right one, or name another keystore with --keystore"),
+        ),
+        KeystoreError::NoSuchSlotKind(_) => (
+            Code::Secret,
+            Some("\"strongroom keystore slots\" lists what opens it"),
+        ),
+        KeystoreError::SlotRevoked => (
+            Code::Secret,
+            Some("open it with a secret that it still has"),
+        ),
+        KeystoreError::InvalidSecret(_) => (Code::Secret, None),
+        KeystoreError::Damaged(_) | KeystoreError::RolledBack => (
+            Code::KeystoreDamaged,
+            Some("put back the file with .older added to its name, or a backup"),
+        ),
+        KeystoreError::NotAKeystore(_) => (
+            Code::KeystoreDamaged,
+            Some("name the right file with --keystore"),
+        ),
+        KeystoreError::NewerFormat(_) => (Code::KeystoreDamaged, Some("use a newer strongroom")),
+        KeystoreError::NoSuchKey(_) => (
+            Code::NoSuchKey,
+            Some("\"strongroom key list\" shows what is"),
+        ),
+        KeystoreError::Disabled(_) => (
+            Code::KeyDisabled,
+            Some("allow it again with \"strongroom key enable\""),
+        ),
+        KeystoreError::Busy => (Code::Busy, Some("try again when it is done")),
+        KeystoreError::NoSuchSlot(_) => (
+            Code::Failure,
+            Some("\"strongroom keystore slots\" lists the slots"),
+        ),
+        KeystoreError::LastSlot(_) => (
+            Code::Failure,
+            Some("add another one first with \"strongroom keystore add-slot\""),
+        ),
+        KeystoreError::AliasTaken(_) => (Code::Failure, Some("choose another alias")),
+        KeystoreError::NoMemory(_) => (
+            Code::Failure,
+            Some("open it with the key file or the recovery key"),
+        ),
+        _ => (Code::Failure, None),
+    }
+}
+
+fn key(error: &KeyError) -> (Code, Option<&'static str>) {
+    match error {
+        KeyError::NotFound(_) => (
+            Code::NoSuchKey,
+            Some("name the keystore that holds it with --keystore, or put back its backup"),
+        ),
+        KeyError::Disabled(_) => (
+            Code::KeyDisabled,
+            Some("allow it again with \"strongroom key enable\""),
+        ),
+        KeyError::AccessDenied(_) => (Code::Secret, None),
+        KeyError::InvalidCiphertext => (Code::Damaged, None),
+        KeyError::IncorrectKey => (Code::NoSuchKey, None),
+        KeyError::Unavailable(_) => (Code::Busy, Some("try again")),
+        _ => (Code::Failure, None),
+    }
+}
+
+fn volume(error: &volume::Error) -> (Code, Option<&'static str>) {
+    match error {
+        volume::Error::Key(error) => key(error),
+        volume::Error::InUse(_) => (Code::InUse, None),
+        volume::Error::NotAVolume(_) => (Code::NotAVolume, None),
+        volume::Error::Damaged(_) => (Code::Damaged, Some("put it back from a backup")),
+        volume::Error::Pinned(_) => (
+            Code::Pinned,
+            Some(
+                "if you put a backup back on purpose, give --expect-volume with the pin that \"info\" shows",
+            ),
+        ),
+        _ => (Code::Failure, None),
+    }
+}
