@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::{Arc, OnceLock};
 
-use crate::store::{Allocate, File, SetTimes, Stat, TimeSpec, Xattrs};
+use crate::store::{Allocate, File, SetTimes, Stat, Time, TimeSpec, Xattrs};
 
 /// A file of the store whose descriptor may become writable while in use.
 pub(crate) struct Backing {
@@ -49,6 +49,12 @@ pub(crate) fn quietly<T, E: From<io::Error>>(
 ) -> Result<T, E> {
     let mtime = backing.stat()?.mtime;
     let done = change();
+    restore_mtime(backing, mtime);
+    done
+}
+
+/// Puts an mtime back where it is another now.
+pub(super) fn restore_mtime(backing: &dyn File, mtime: Time) {
     let times = SetTimes {
         atime: None,
         mtime: Some(TimeSpec::At(mtime)),
@@ -58,7 +64,6 @@ pub(crate) fn quietly<T, E: From<io::Error>>(
     {
         tracing::debug!("mtime not restored: {error}");
     }
-    done
 }
 
 impl Xattrs for Backing {

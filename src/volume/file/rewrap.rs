@@ -109,6 +109,7 @@ impl FileState {
         &self,
         choose: impl FnOnce(&[u8; PAGE0]) -> Option<(usize, [u8; SECTOR])>,
     ) -> Result<bool> {
+        let _quiet = self.lock_quiet();
         let content = self.content_alone();
         if self.backing.stat()?.size == 0 {
             return Ok(false);

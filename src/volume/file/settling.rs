@@ -1,14 +1,14 @@
 //! One file on its way through a settling pass (FORMAT.md section 4, rule 9): what it knew of itself before the first sync,
 //! and each step with the file kept alone. Invariant: a step is taken only if nothing changed since the mark of the last.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, TryLockError};
 
 use crate::store::File;
 use crate::volume::error::Result;
+use crate::volume::file::backing::restore_mtime;
 use crate::volume::file::body::{Body, Mark};
 use crate::volume::file::names::Captured;
-use crate::volume::file::quietly;
 use crate::volume::file::shell::{Content, FileState};
 
 /// A file in a pass.
@@ -89,16 +89,14 @@ impl Settling {
         let Some((body, mark)) = &mut self.body else {
             return Ok(true);
         };
-        let content = self.state.content_alone();
-        let same = matches!(&*content, Content::Body(now) if Arc::ptr_eq(now, body));
-        let Some(names) = self
-            .names
-            .as_ref()
-            .filter(|names| same && self.state.lock_names().still(names))
-        else {
+        let Some(names) = &self.names else {
             return Ok(false);
         };
-        let stepped = quietly(self.state.backing.as_ref(), || match step {
+        let _quiet = self.state.lock_quiet();
+        if !self.state.lock_names().still(names) {
+            return Ok(false);
+        }
+        let stepped = self.state.settle_quietly(body, |body| match step {
             Step::Halves => body.settle_halves(*mark, &names.names),
             Step::State => body.settle_state(*mark),
         })?;
@@ -110,9 +108,36 @@ impl Settling {
 }
 
 impl FileState {
+    /// Runs a step of settling on this body, if it is still the file's; readers and writers go on meanwhile. The mtime is
+    /// put back unless a user's change came in between. The caller holds `quiet`.
+    fn settle_quietly(
+        &self,
+        body: &Arc<dyn Body>,
+        step: impl FnOnce(&dyn Body) -> Result<Option<Mark>>,
+    ) -> Result<Option<Mark>> {
+        let content = self.content_shared();
+        if !matches!(&*content, Content::Body(now) if Arc::ptr_eq(now, body)) {
+            return Ok(None);
+        }
+        let changes = self.user_changes.load(Ordering::Acquire);
+        let mtime = self.backing.stat()?.mtime;
+        let stepped = step(body.as_ref());
+        drop(content);
+        let _alone = self.content_alone();
+        if self.user_changes.load(Ordering::Acquire) == changes {
+            restore_mtime(self.backing.as_ref(), mtime);
+        }
+        stepped
+    }
+
     /// Takes it off the settler's list if nothing of it waits: durable and settled, or deleted.
     pub(in crate::volume) fn leave(&self) -> Result<bool> {
-        let content = self.content_alone();
+        // A file in use does not leave, nor do its users wait for this.
+        let content = match self.content.try_write() {
+            Ok(content) => content,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
         let at_rest = match &*content {
             Content::Body(body) => body.is_durable() && body.is_settled(),
             _ => true,

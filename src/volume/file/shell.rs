@@ -1,9 +1,9 @@
 //! The state of one inode's contents in memory: empty, not read yet, or a body of the volume's suite. Owns the change
 //! between empty and not empty, and what is known of the file's names; hands everything else to the body. Knows no path.
 //!
-//! Lock order: `content` < `extend` < the body's locks; `names`, `owed` and the settler's list last, never over a call
-//! that writes. `content` is held shared by every operation and alone where the body itself is exchanged, settled or
-//! re-wrapped, so that no write of a user falls between reading an mtime and putting it back.
+//! Lock order: `quiet` < `content` < `extend` < the body's locks; `names`, `owed` and the settler's list last, never over
+//! a call that writes. `content` is held shared by every operation and alone where the body is exchanged or re-wrapped.
+//! `quiet` is held by what changes names or times and by settling, so that none of these falls into another.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::format::header::{MAX_TAGS, PAGE0};
 use crate::format::layout::{MAX_SIZE, PAGE};
 use crate::format::suite::Suite;
-use crate::store::{Allocate, Dir, File};
+use crate::store::{Allocate, Dir, File, SetTimes};
 use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::Backing;
@@ -46,6 +46,9 @@ pub(crate) struct FileState {
     pub(super) backing: Arc<Backing>,
     dir: Arc<dyn Dir>,
     pub(super) content: RwLock<Content>,
+    pub(super) quiet: Mutex<()>,
+    /// Counts the begins and ends of changes by users, for settling: an mtime that one of them set is not put back.
+    pub(super) user_changes: AtomicU64,
     /// Held by whoever makes the file longer, so that an append finds its end where it was.
     extend: Mutex<()>,
     pub(super) names: Mutex<KnownNames>,
@@ -76,6 +79,8 @@ impl FileState {
             backing: Arc::new(Backing::new(backing, writable)),
             dir,
             content: RwLock::new(Content::Unread),
+            quiet: Mutex::new(()),
+            user_changes: AtomicU64::new(0),
             extend: Mutex::new(()),
             names: Mutex::new(KnownNames::new(here)),
             owed: Mutex::default(),
@@ -247,11 +252,13 @@ impl FileState {
     /// Before `new` appears in a directory: `via` is the name by which the file was reached, `links` its number of links
     /// now, `link`: the old name stays. `name_is(new)` or `name_gone(new)` must follow.
     pub(crate) fn add_name(&self, via: &Place, new: &Place, links: u64, link: bool) -> Result<()> {
+        self.make_room();
+        let _quiet = self.lock_quiet();
         self.lock_names().moving(new);
         if self.env.suite == Suite::Xts || !self.env.bind_names {
             return Ok(());
         }
-        let added = self.change(|body| body.add_name(via, new, links, link));
+        let added = self.change_here(|body| body.add_name(via, new, links, link));
         if added.is_err() {
             self.lock_names().gone(new);
         }
@@ -274,6 +281,13 @@ impl FileState {
         self.lock_names().is(place);
     }
 
+    /// Sets times of the file, as a user asks. All such calls come here while the file has a state in memory, since
+    /// settling reads the mtime and puts it back.
+    pub(crate) fn set_times(&self, times: SetTimes) -> Result<()> {
+        let _quiet = self.lock_quiet();
+        Ok(self.backing.set_times(times)?)
+    }
+
     /// How long ago it was last changed.
     pub(in crate::volume) fn idle(&self) -> Duration {
         now().saturating_sub(Duration::from_millis(
@@ -283,18 +297,31 @@ impl FileState {
 
     /// Runs a change of a file that is not empty; `None` if it is empty. The settler knows of the file before.
     fn change<T>(&self, change: impl FnOnce(&dyn Body) -> Result<T>) -> Result<Option<T>> {
+        self.make_room();
+        self.change_here(change)
+    }
+
+    /// As `change`, where a lock of this file is held already.
+    fn change_here<T>(&self, change: impl FnOnce(&dyn Body) -> Result<T>) -> Result<Option<T>> {
         if self.env.read_only {
             return Err(Error::errno(libc::EROFS));
-        }
-        if !self.listed.load(Ordering::Acquire) {
-            self.settler.make_room();
         }
         let content = self.content()?;
         let Content::Body(body) = &*content else {
             return Ok(None);
         };
         self.note();
-        change(body.as_ref()).map(Some)
+        self.user_changes.fetch_add(1, Ordering::AcqRel);
+        let changed = change(body.as_ref());
+        self.user_changes.fetch_add(1, Ordering::AcqRel);
+        changed.map(Some)
+    }
+
+    /// Before this file needs a place on the settler's list; with no lock of it held.
+    fn make_room(&self) {
+        if !self.listed.load(Ordering::Acquire) {
+            self.settler.make_room();
+        }
     }
 
     /// Puts it on the settler's list; the caller holds `content`.
@@ -324,6 +351,7 @@ impl FileState {
             Content::Unread | Content::Body(_) => return Ok(false),
         }
         self.note();
+        self.user_changes.fetch_add(1, Ordering::AcqRel);
         let created = self.create_body(offset, data);
         self.lock_owed().changed();
         // What a failed first write left is read anew.
@@ -371,6 +399,7 @@ impl FileState {
             return Ok(());
         }
         self.note();
+        self.user_changes.fetch_add(1, Ordering::AcqRel);
         let cut = self.backing.set_len(0);
         self.lock_owed().changed();
         if cut.is_ok() {
@@ -435,6 +464,10 @@ impl FileState {
 
     pub(super) fn lock_owed(&self) -> MutexGuard<'_, Owed> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_quiet(&self) -> MutexGuard<'_, ()> {
+        self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_extend(&self) -> MutexGuard<'_, ()> {
