@@ -1,0 +1,68 @@
+//! Files learn of a new name before it appears, and of what became of it.
+
+use std::sync::Arc;
+
+use crate::store::Kind;
+use crate::volume::error::Result;
+use crate::volume::facade::Volume;
+use crate::volume::file::FileState;
+use crate::volume::file::body::Place;
+use crate::volume::files::{self, Entry};
+use crate::volume::spot::Found;
+
+/// A name that a file was told of and that did not appear yet. One of `appeared` and `failed` must be called.
+#[must_use]
+pub(crate) struct Announced(Option<(Arc<FileState>, Place)>);
+
+/// Tells a file of the name `new`; `via` is a name that it has, whose directory's names are locked. `link`: it stays.
+/// Files that are not bound to their names and not in use need not be told; other objects have no headers.
+pub(crate) fn announce(
+    volume: &Volume,
+    file: &Found,
+    via: &Entry,
+    new: Place,
+    link: bool,
+) -> Result<Announced> {
+    if file.stat.kind != Kind::File {
+        return Ok(Announced(None));
+    }
+    let mut open = || files::open_at(volume, &file.node, true, via);
+    volume.rotation.before_move(&file.node, &mut open)?;
+    let bound = files::is_bound(&volume.env, &file.stat);
+    let state = match volume.files.live(file.node.ino()) {
+        _ if bound => open()?,
+        Some(state) => state,
+        None => return Ok(Announced(None)),
+    };
+    if bound {
+        state.load(&via.place)?;
+    }
+    state.add_name(&via.place, &new, file.stat.nlink, link)?;
+    Ok(Announced(Some((state, new))))
+}
+
+impl Announced {
+    /// For an object that needs no announcement.
+    pub(crate) fn nothing() -> Self {
+        Self(None)
+    }
+
+    /// The name is there; `gone`: the one that went for it. Whether the file has a header that knows it.
+    pub(crate) fn appeared(self, gone: Option<&Place>) -> bool {
+        let Some((state, new)) = self.0 else {
+            return false;
+        };
+        state.name_is(&new);
+        if let Some(gone) = gone {
+            state.name_gone(gone);
+        }
+        true
+    }
+
+    /// The directory did not change.
+    pub(crate) fn failed(self) {
+        if let Some((state, new)) = self.0 {
+            state.name_gone(&new);
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The volume as its callers see it: each method is one call of a module beside this one. Holds what those share; knows
+//! nothing of FUSE.
+
+use std::sync::{Arc, Mutex};
+
+use crate::format::names::{MAX_NAME, root_dir_id};
+use crate::store::{Kind, RenameMode, Usage};
+use crate::volume::attr::{self, Attr, SetAttr};
+use crate::volume::dir::{self, OpenDirs};
+use crate::volume::dir_id;
+use crate::volume::env::Env;
+use crate::volume::error::{Error, Result};
+use crate::volume::file::FileState;
+use crate::volume::files::FileTable;
+use crate::volume::handle::{self, Fallocate, OpenFile, OpenFlags, SeekTo};
+use crate::volume::housekeeping::Housekeeping;
+use crate::volume::listing::{self, DirEntry, Logged};
+use crate::volume::make::{self, Caller};
+use crate::volume::master::Master;
+use crate::volume::node::{Node, NodeTable};
+use crate::volume::rotate_gate::RotationGate;
+use crate::volume::settle::Settler;
+use crate::volume::sync::locked;
+use crate::volume::{files, link, lookup, rename, symlink, unlink, xattr};
+
+/// An open volume. Every call may come from any thread.
+pub struct Volume {
+    pub(crate) env: Arc<Env>,
+    pub(crate) settler: Arc<Settler>,
+    pub(crate) nodes: Arc<NodeTable>,
+    pub(crate) files: FileTable,
+    pub(crate) dirs: OpenDirs,
+    pub(crate) rotation: RotationGate,
+    pub(crate) logged: Logged,
+    /// Directories whose last move is not settled.
+    pub(crate) moved: Mutex<Vec<Arc<Node>>>,
+    /// Whether this process may give objects to other users.
+    pub(crate) privileged: bool,
+    /// The volume file and what changes it.
+    pub(crate) master: Master,
+    /// Held by the one rotation at a time.
+    pub(crate) rotating: Mutex<()>,
+    root: Arc<Node>,
+    housekeeping: Housekeeping,
+    closer: Mutex<Option<Box<dyn Closer>>>,
+}
+
+/// What closes a volume after everything in it was settled.
+pub(crate) trait Closer: Send {
+    /// Writes the clean mark if it may be written, and releases the lock.
+    fn finish(&mut self, env: &Env) -> Result<()>;
+}
+
+impl Volume {
+    /// Puts an opened volume to work.
+    pub(crate) fn start(
+        env: Arc<Env>,
+        master: Master,
+        closer: Box<dyn Closer>,
+    ) -> Result<Arc<Self>> {
+        let id = root_dir_id(&env.keys.dir, &env.volume);
+        let (nodes, root) = NodeTable::new(&env.root.stat()?, id);
+        let volume = Arc::new(Self {
+            settler: Settler::new(Arc::clone(&env)),
+            nodes,
+            files: FileTable::default(),
+            dirs: OpenDirs::new(),
+            rotation: RotationGate::default(),
+            logged: Logged::default(),
+            moved: Mutex::default(),
+            privileged: rustix::process::geteuid().is_root(),
+            master,
+            rotating: Mutex::default(),
+            root,
+            housekeeping: Housekeeping::default(),
+            closer: Mutex::new(Some(closer)),
+            env,
+        });
+        if !volume.env.read_only {
+            volume.housekeeping.start(&volume)?;
+        }
+        Ok(volume)
+    }
+
+    /// Stops and settles everything, writes the clean mark, releases the lock. Called once; later calls do nothing.
+    pub fn close(&self) -> Result<()> {
+        let Some(mut closer) = locked(&self.closer).take() else {
+            return Ok(());
+        };
+        self.housekeeping.stop();
+        let settled = if self.env.read_only {
+            Ok(())
+        } else {
+            self.settle()
+        };
+        if settled.is_err() {
+            self.env.mark_unclean();
+        }
+        closer.finish(&self.env).and(settled)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.settler.settle_all()?;
+        if let Err(error) = dir_id::settle_moves(self) {
+            tracing::warn!("the old place of a moved directory stays: {error}"); // it fits at both, and hurts nothing
+        }
+        Ok(())
+    }
+
+    /// Every entry of a directory that may be the user's, by its stored name, deciphered or not: for walks over all headers.
+    pub(crate) fn raw_children(&self, dir: &Arc<Node>) -> Result<Vec<(Vec<u8>, Arc<Node>)>> {
+        listing::raw_children(self, dir)
+    }
+
+    /// The state of a file, writable, without regard to its names.
+    pub(crate) fn file_state(&self, node: &Arc<Node>) -> Result<Arc<FileState>> {
+        self.settler.make_room();
+        files::open_unchecked(self, node, true)
+    }
+
+    /// EROFS for a volume opened for reading.
+    pub(crate) fn require_writable(&self) -> Result<()> {
+        if self.env.read_only {
+            Err(Error::errno(libc::EROFS))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The top directory.
+    pub fn root(&self) -> Arc<Node> {
+        Arc::clone(&self.root)
+    }
+
+    /// The object named so in a directory; ENOENT if there is none.
+    pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
+        lookup::lookup(self, parent, name)
+    }
+
+    /// The directory above; the root's is itself.
+    pub fn parent(&self, node: &Arc<Node>) -> Result<Arc<Node>> {
+        lookup::parent(node)
+    }
+
+    /// Attributes.
+    pub fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
+        attr::attr(self, node)
+    }
+
+    /// Changes attributes; `handle`: the open file through which it was asked for.
+    pub fn set_attr(
+        &self,
+        node: &Arc<Node>,
+        set: &SetAttr,
+        handle: Option<&OpenFile>,
+    ) -> Result<Attr> {
+        attr::set_attr(self, node, set, handle)
+    }
+
+    /// Makes a file and opens it; EEXIST if the name is taken.
+    pub fn create(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        mode: u32,
+        caller: &Caller,
+        flags: OpenFlags,
+    ) -> Result<(Arc<Node>, Attr, OpenFile)> {
+        make::create(self, parent, name, mode, caller, flags)
+    }
+
+    /// Opens a file; EISDIR for a directory, EINVAL for anything else that is no regular file.
+    pub fn open(&self, node: &Arc<Node>, flags: OpenFlags) -> Result<OpenFile> {
+        handle::open(self, node, flags)
+    }
+
+    /// Reads at `offset`; short only at the end of the file.
+    pub fn read(&self, file: &OpenFile, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        handle::read(file, offset, buf)
+    }
+
+    /// Writes all of `data` at `offset`, or at the end of a file opened to append.
+    pub fn write(&self, file: &OpenFile, offset: u64, data: &[u8]) -> Result<usize> {
+        handle::write(file, offset, data)
+    }
+
+    /// Makes everything written to the file durable.
+    pub fn fsync(&self, file: &OpenFile, data_only: bool) -> Result<()> {
+        handle::fsync(self, file, data_only)
+    }
+
+    /// fallocate(2).
+    pub fn allocate(&self, file: &OpenFile, how: Fallocate, offset: u64, len: u64) -> Result<()> {
+        handle::allocate(file, how, offset, len)
+    }
+
+    /// SEEK_DATA and SEEK_HOLE; ENXIO past the end.
+    pub fn seek(&self, file: &OpenFile, offset: u64, to: SeekTo) -> Result<u64> {
+        handle::seek(file, offset, to)
+    }
+
+    /// copy_file_range(2); may copy less than asked.
+    pub fn copy_range(
+        &self,
+        from: &OpenFile,
+        from_at: u64,
+        to: &OpenFile,
+        to_at: u64,
+        len: u64,
+    ) -> Result<u64> {
+        handle::copy_range(from, from_at, to, to_at, len)
+    }
+
+    /// Makes a directory.
+    pub fn make_dir(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<(Arc<Node>, Attr)> {
+        make::make_dir(self, parent, name, mode, caller)
+    }
+
+    /// Makes a fifo, socket, device or (Kind::File) an empty file.
+    pub fn make_node(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        kind: Kind,
+        mode: u32,
+        rdev: u64,
+        caller: &Caller,
+    ) -> Result<(Arc<Node>, Attr)> {
+        make::make_node(self, parent, name, kind, mode, rdev, caller)
+    }
+
+    /// Makes a symlink; ENAMETOOLONG for a target over 3,039 bytes.
+    pub fn make_symlink(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        target: &[u8],
+        caller: &Caller,
+    ) -> Result<(Arc<Node>, Attr)> {
+        make::make_symlink(self, parent, name, target, caller)
+    }
+
+    /// The target of a symlink.
+    pub fn read_link(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
+        symlink::read_link(self, node)
+    }
+
+    /// Gives an object another name; returns its attributes.
+    pub fn link(&self, node: &Arc<Node>, new_parent: &Arc<Node>, name: &[u8]) -> Result<Attr> {
+        link::link(self, node, new_parent, name)
+    }
+
+    /// Removes a name of anything but a directory.
+    pub fn unlink(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+        unlink::unlink(self, parent, name)
+    }
+
+    /// Removes an empty directory.
+    pub fn remove_dir(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+        unlink::remove_dir(self, parent, name)
+    }
+
+    /// renameat2(2).
+    pub fn rename(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        new_parent: &Arc<Node>,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
+        rename::rename(self, parent, name, new_parent, new_name, mode)
+    }
+
+    /// Some entries of a directory from position `from` (0: the start), without `.` and `..`; empty at the end.
+    pub fn read_dir(&self, node: &Arc<Node>, from: u64) -> Result<Vec<DirEntry>> {
+        listing::read_dir(self, node, from)
+    }
+
+    /// Makes the entries of a directory durable.
+    pub fn fsync_dir(&self, node: &Arc<Node>) -> Result<()> {
+        dir::sync(self, node)
+    }
+
+    /// The value of an extended attribute; ENODATA if there is none.
+    pub fn xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<Vec<u8>> {
+        xattr::value(self, node, name)
+    }
+
+    /// Sets an extended attribute. `create`: EEXIST if there is one; `replace`: ENODATA if there is none.
+    pub fn set_xattr(
+        &self,
+        node: &Arc<Node>,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+    ) -> Result<()> {
+        xattr::set(self, node, name, value, create, replace)
+    }
+
+    /// The names of all extended attributes.
+    pub fn xattr_names(&self, node: &Arc<Node>) -> Result<Vec<Vec<u8>>> {
+        xattr::names(self, node)
+    }
+
+    /// Removes an extended attribute; ENODATA if there is none.
+    pub fn remove_xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<()> {
+        xattr::remove(self, node, name)
+    }
+
+    /// Totals of the file system under the store; `name_max` in bytes of plaintext.
+    pub fn usage(&self) -> Result<Usage> {
+        Ok(Usage {
+            name_max: MAX_NAME as u64,
+            ..self.env.store.usage()?
+        })
+    }
+}

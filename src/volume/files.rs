@@ -1,0 +1,252 @@
+//! The one `FileState` of each inode in use, and the backing file under it.
+//!
+//! Invariant: never two states of one inode at a time. A state holds its backing file open, so an inode number cannot be
+//! given to another object while its state lives.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::format::suite::Suite;
+use crate::store::{Access, Dir, File, Kind, Stat};
+use crate::volume::access::with_owner_bits;
+use crate::volume::dir;
+use crate::volume::env::Env;
+use crate::volume::error::{Error, Result};
+use crate::volume::facade::Volume;
+use crate::volume::file::FileState;
+use crate::volume::file::body::Place;
+use crate::volume::node::Node;
+use crate::volume::sync::locked;
+
+/// States by inode number.
+#[derive(Default)]
+pub(crate) struct FileTable(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    states: HashMap<u64, Held>,
+    /// Size at which the dead entries are swept out next.
+    sweep_at: usize,
+}
+
+struct Held {
+    state: Weak<FileState>,
+    writable: bool,
+}
+
+impl FileTable {
+    /// The state of an inode, if it is in use.
+    pub(crate) fn live(&self, ino: u64) -> Option<Arc<FileState>> {
+        locked(&self.0)
+            .states
+            .get(&ino)
+            .and_then(|held| held.state.upgrade())
+    }
+
+    fn live_for(&self, ino: u64, write: bool) -> Option<(Arc<FileState>, bool)> {
+        let table = locked(&self.0);
+        let held = table.states.get(&ino)?;
+        Some((held.state.upgrade()?, held.writable || !write))
+    }
+
+    fn insert(&self, ino: u64, state: &Arc<FileState>, writable: bool) {
+        let mut table = locked(&self.0);
+        if table.states.len() >= table.sweep_at {
+            table.states.retain(|_, held| held.state.strong_count() > 0);
+            table.sweep_at = 2 * table.states.len() + 64;
+        }
+        table.states.insert(
+            ino,
+            Held {
+                state: Arc::downgrade(state),
+                writable,
+            },
+        );
+    }
+
+    fn now_writable(&self, ino: u64) {
+        if let Some(held) = locked(&self.0).states.get_mut(&ino) {
+            held.writable = true;
+        }
+    }
+}
+
+/// The entry by which a file is opened; its directory's names are locked.
+pub(crate) struct Entry<'a> {
+    /// The open directory.
+    pub(crate) dir: &'a Arc<dyn Dir>,
+    /// The name, as name tags bind it.
+    pub(crate) place: Place,
+}
+
+/// The state of a file, found bound to every name by which this mount knows it. `write`: it can be written through.
+pub(crate) fn open(volume: &Volume, node: &Arc<Node>, write: bool) -> Result<Arc<FileState>> {
+    let state = open_unchecked(volume, node, write)?;
+    check_names(volume, node, &state)?;
+    Ok(state)
+}
+
+/// As `open`, for a file whose content is about to go: nothing is read.
+pub(crate) fn open_unchecked(
+    volume: &Volume,
+    node: &Arc<Node>,
+    write: bool,
+) -> Result<Arc<FileState>> {
+    require_file(node)?;
+    if let Some((state, true)) = volume.files.live_for(node.ino(), write) {
+        return Ok(state);
+    }
+    volume.settler.make_room();
+    dir::at_name(volume, node, |name| {
+        let place = Place {
+            dir: name.dir_id,
+            stored: name.stored.to_vec(),
+        };
+        open_at(
+            volume,
+            node,
+            write,
+            &Entry {
+                dir: name.dir,
+                place,
+            },
+        )
+    })
+}
+
+/// The state of a file by an entry whose directory's names are locked; no name is checked.
+pub(crate) fn open_at(
+    volume: &Volume,
+    node: &Arc<Node>,
+    write: bool,
+    entry: &Entry,
+) -> Result<Arc<FileState>> {
+    require_file(node)?;
+    let _one = locked(&node.opening);
+    match volume.files.live_for(node.ino(), write) {
+        Some((state, true)) => Ok(state),
+        Some((state, false)) => {
+            let (backing, _) = open_backing(&volume.env, node, entry, true)?;
+            state.make_writable(backing);
+            volume.files.now_writable(node.ino());
+            Ok(state)
+        }
+        None => {
+            let (backing, writable) = open_backing(&volume.env, node, entry, write)?;
+            Ok(adopt(volume, node, backing, writable, entry))
+        }
+    }
+}
+
+/// The state of a file just made, through the creator's descriptor.
+pub(crate) fn created(
+    volume: &Volume,
+    node: &Arc<Node>,
+    backing: Arc<dyn File>,
+    entry: &Entry,
+) -> Arc<FileState> {
+    let _one = locked(&node.opening);
+    match volume.files.live_for(node.ino(), true) {
+        Some((state, writable)) => {
+            // Somebody looked it up and opened it at once.
+            if !writable {
+                state.make_writable(backing);
+                volume.files.now_writable(node.ino());
+            }
+            state
+        }
+        None => adopt(volume, node, backing, true, entry),
+    }
+}
+
+fn adopt(
+    volume: &Volume,
+    node: &Arc<Node>,
+    backing: Arc<dyn File>,
+    writable: bool,
+    entry: &Entry,
+) -> Arc<FileState> {
+    let (here, directory) = (entry.place.clone(), Arc::clone(entry.dir));
+    let state = FileState::new(
+        &volume.env,
+        &volume.settler,
+        backing,
+        writable,
+        here,
+        directory,
+    );
+    node.nothing_checked();
+    volume.files.insert(node.ino(), &state, writable);
+    state
+}
+
+/// Checks every name of the file that was not checked since it was loaded.
+fn check_names(volume: &Volume, node: &Arc<Node>, state: &Arc<FileState>) -> Result<()> {
+    for name in node.locations().into_iter().filter(|name| !name.checked) {
+        let place = Place {
+            dir: dir::id(volume, &name.parent)?,
+            stored: name.stored,
+        };
+        match state.load(&place) {
+            Ok(()) => node.checked_at(&name.parent, &place.stored),
+            // A name that went meanwhile needs no tag.
+            Err(_) if !node.is_at(&name.parent, &place.stored) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn require_file(node: &Node) -> Result<()> {
+    match node.kind() {
+        Kind::File => Ok(()),
+        Kind::Dir => Err(Error::errno(libc::EISDIR)),
+        _ => Err(Error::errno(libc::EINVAL)),
+    }
+}
+
+/// Opens for writing where that is possible, so that re-wrap, settling and mending can; where only reading is asked for,
+/// a file that cannot be written is opened for reading.
+fn open_backing(
+    env: &Env,
+    node: &Node,
+    entry: &Entry,
+    write: bool,
+) -> Result<(Arc<dyn File>, bool)> {
+    let (directory, stored) = (entry.dir, &entry.place.stored);
+    let open = |access| directory.open(stored, access);
+    let (file, writable) = if env.read_only {
+        (open(Access::Read)?, false) // no mode is touched
+    } else if write {
+        (
+            with_owner_bits(directory, stored, 0o600, || open(Access::ReadWrite))?,
+            true,
+        )
+    } else {
+        match open(Access::ReadWrite) {
+            Ok(file) => (file, true),
+            Err(error) if forbids_writing(&error) => (
+                with_owner_bits(directory, stored, 0o400, || open(Access::Read))?,
+                false,
+            ),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    if file.stat()?.ino != node.ino() {
+        return Err(Error::errno(libc::ESTALE));
+    }
+    Ok((file, writable))
+}
+
+fn forbids_writing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY)
+    )
+}
+
+/// Whether names of a file with this stat are bound, so that its header must learn of a new name.
+pub(crate) fn is_bound(env: &Env, stat: &Stat) -> bool {
+    env.suite == Suite::Gcm && env.bind_names && stat.kind == Kind::File && stat.size > 0
+}

@@ -1,0 +1,94 @@
+//! The thread that settles what was idle for a while: files, and directories that moved.
+
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::volume::dir_id::settle_moves;
+use crate::volume::error::Result;
+use crate::volume::facade::Volume;
+use crate::volume::sync::locked;
+
+/// Time between two passes.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long a file must have been left alone to be settled.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// A thread that works until it is told to stop.
+#[derive(Default)]
+pub(crate) struct Housekeeping {
+    bell: Arc<Bell>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Bell {
+    stopping: Mutex<bool>,
+    rung: Condvar,
+}
+
+impl Housekeeping {
+    /// Starts it for a volume, which it does not keep alive.
+    pub(crate) fn start(&self, volume: &Arc<Volume>) -> Result<()> {
+        let (bell, volume) = (Arc::clone(&self.bell), Arc::downgrade(volume));
+        let thread = thread::Builder::new()
+            .name("housekeeping".to_owned())
+            .spawn(move || work(&bell, &volume))?;
+        *locked(&self.thread) = Some(thread);
+        Ok(())
+    }
+
+    /// Stops it and waits until it has.
+    pub(crate) fn stop(&self) {
+        self.tell();
+        let thread = locked(&self.thread).take();
+        match thread {
+            // The last reference to a volume may be the thread's own.
+            Some(thread) if thread.thread().id() != thread::current().id() => {
+                if thread.join().is_err() {
+                    tracing::error!("the housekeeping thread panicked");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tell(&self) {
+        *locked(&self.bell.stopping) = true;
+        self.bell.rung.notify_all();
+    }
+}
+
+impl Drop for Housekeeping {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn work(bell: &Bell, volume: &Weak<Volume>) {
+    loop {
+        let stopping = locked(&bell.stopping);
+        let waited = bell
+            .rung
+            .wait_timeout_while(stopping, EVERY, |stopping| !*stopping);
+        let (stopping, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        if *stopping {
+            return;
+        }
+        drop(stopping);
+        let Some(volume) = volume.upgrade() else {
+            return;
+        };
+        pass(&volume, IDLE);
+    }
+}
+
+/// One pass over what is idle; what fails is logged and tried again in the next.
+fn pass(volume: &Volume, idle: Duration) {
+    if let Some(error) = volume.settler.pass(idle).error {
+        tracing::warn!("files could not be settled and stay as they are for now: {error}");
+    }
+    if let Err(error) = settle_moves(volume) {
+        tracing::debug!("the old place of a moved directory stays for now: {error}");
+    }
+}

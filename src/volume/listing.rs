@@ -1,0 +1,177 @@
+//! Listings: entries deciphered in batches, at the store's own positions.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use crate::format::ids::DirId;
+use crate::format::names::{EntryClass, classify};
+use crate::store::{Dir, Entry, Kind};
+use crate::volume::error::{Error, Result};
+use crate::volume::facade::Volume;
+use crate::volume::node::Node;
+use crate::volume::sync::{locked, reading};
+use crate::volume::{dir, names};
+
+/// How many damaged entries are remembered as logged.
+const LOGGED_MAX: usize = 10_000;
+
+/// One entry of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Its name, 1 to 255 bytes.
+    pub name: Vec<u8>,
+    /// The number that its node has or will have.
+    pub id: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Position after it: where the next batch goes on.
+    pub next: u64,
+}
+
+/// Damaged entries that were logged already.
+#[derive(Default)]
+pub(crate) struct Logged(Mutex<HashSet<(u64, Vec<u8>)>>);
+
+impl Logged {
+    fn first_time(&self, dir: u64, entry: &[u8]) -> bool {
+        let mut logged = locked(&self.0);
+        logged.len() < LOGGED_MAX && logged.insert((dir, entry.to_vec()))
+    }
+}
+
+/// Entries from position `from` (0: the start); empty at the end. Entries that are damaged are logged once and left out;
+/// a directory with nothing but such entries is damaged itself.
+pub(crate) fn read_dir(volume: &Volume, node: &Arc<Node>, from: u64) -> Result<Vec<DirEntry>> {
+    if node.is_dead() {
+        node.dir()?;
+        return Ok(Vec::new());
+    }
+    let listed = dir::open(volume, node)?;
+    let id = dir::id(volume, node)?;
+    let mut position = from;
+    let mut damaged = 0;
+    loop {
+        let batch = listed.entries(position)?;
+        let Some(last) = batch.last() else { break };
+        position = last.next;
+        let mut entries = Vec::with_capacity(batch.len());
+        for entry in batch {
+            match decipher(volume, &listed, &id, entry.clone()) {
+                Ok(found) => entries.extend(found),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    damaged += 1;
+                    log(volume, node, &entry, &error);
+                }
+            }
+        }
+        if !entries.is_empty() {
+            return Ok(entries);
+        }
+    }
+    if damaged > 0 && from == 0 {
+        return Err(Error::Damaged(
+            "no entry of a directory can be deciphered".to_owned(),
+        ));
+    }
+    Ok(Vec::new())
+}
+
+fn decipher(
+    volume: &Volume,
+    dir: &Arc<dyn Dir>,
+    id: &DirId,
+    entry: Entry,
+) -> Result<Option<DirEntry>> {
+    let Some(name) = names::open(&volume.env, dir, id, &entry.name)? else {
+        return Ok(None);
+    };
+    let kind = match entry.kind {
+        Some(kind) => kind,
+        None => dir.stat_at(&entry.name)?.kind,
+    };
+    let id = volume
+        .nodes
+        .living(entry.ino)
+        .map_or(entry.ino, |node| node.id());
+    Ok(Some(DirEntry {
+        name,
+        id,
+        kind,
+        next: entry.next,
+    }))
+}
+
+/// An entry that went while the listing ran.
+fn is_gone(error: &Error) -> bool {
+    error.code() == libc::ENOENT
+}
+
+fn log(volume: &Volume, node: &Arc<Node>, entry: &Entry, error: &Error) {
+    if volume.logged.first_time(node.ino(), &entry.name) {
+        let stored = String::from_utf8_lossy(&entry.name);
+        tracing::warn!(
+            "an entry of directory {} is left out of its listing ({error}): {stored}",
+            node.ino()
+        );
+    }
+}
+
+/// What a directory holds, as stored.
+#[derive(Default)]
+pub(crate) struct Contents {
+    /// Whether anything is there that is not ours.
+    pub(crate) foreign: bool,
+    /// Our own entries.
+    pub(crate) ours: Vec<Entry>,
+}
+
+/// Looks at the raw listing of a directory, up to the first entry that is not ours.
+pub(crate) fn contents(dir: &Arc<dyn Dir>) -> Result<Contents> {
+    let mut contents = Contents::default();
+    let mut position = 0;
+    loop {
+        let batch = dir.entries(position)?;
+        let Some(last) = batch.last() else {
+            return Ok(contents);
+        };
+        position = last.next;
+        for entry in batch {
+            match classify(&entry.name) {
+                EntryClass::SideFile | EntryClass::Internal => contents.ours.push(entry),
+                EntryClass::Name | EntryClass::Long => {
+                    contents.foreign = true;
+                    return Ok(contents);
+                }
+            }
+        }
+    }
+}
+
+/// The entries of a directory that are not ours, with the nodes behind them.
+pub(crate) fn raw_children(volume: &Volume, node: &Arc<Node>) -> Result<Vec<(Vec<u8>, Arc<Node>)>> {
+    let listed = dir::open(volume, node)?;
+    let mut children = Vec::new();
+    let mut position = 0;
+    loop {
+        let batch = listed.entries(position)?;
+        let Some(last) = batch.last() else {
+            return Ok(children);
+        };
+        position = last.next;
+        for entry in batch {
+            if !matches!(classify(&entry.name), EntryClass::Name | EntryClass::Long) {
+                continue;
+            }
+            let _names = reading(&node.dir()?.names);
+            match listed.stat_at(&entry.name) {
+                Ok(stat) => children.push((
+                    entry.name.clone(),
+                    volume.nodes.found(&stat, node, &entry.name)?,
+                )),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
