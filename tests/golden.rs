@@ -22,7 +22,10 @@ fn describe(top: &Path) -> BTreeMap<PathBuf, (u32, u64, Vec<u8>, Vec<u8>)> {
                 left.push(path.clone());
                 Vec::new()
             } else if kind.is_symlink() {
-                path.read_link().unwrap().into_os_string().into_encoded_bytes()
+                path.read_link()
+                    .unwrap()
+                    .into_os_string()
+                    .into_encoded_bytes()
             } else if kind.is_fifo() {
                 Vec::new()
             } else {
@@ -38,14 +41,26 @@ fn describe(top: &Path) -> BTreeMap<PathBuf, (u32, u64, Vec<u8>, Vec<u8>)> {
 
 fn attribute(path: &Path) -> Vec<u8> {
     let mut ask = Command::new("getfattr");
-    ask.args(["--no-dereference", "--only-values", "-n", "user.comment"]).arg(path);
-    ask.output().expect("getfattr (package attr; tests/all installs it)").stdout
+    ask.args(["--no-dereference", "--only-values", "-n", "user.comment"])
+        .arg(path);
+    ask.output()
+        .expect("getfattr (package attr; tests/all installs it)")
+        .stdout
 }
 
 fn unpack(archive: &str, target: &Path) {
     std::fs::create_dir_all(target).unwrap();
-    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(archive);
-    tool(Command::new("tar").args(["--xattrs", "-xzf"]).arg(archive).arg("-C").arg(target), "tar");
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(archive);
+    tool(
+        Command::new("tar")
+            .args(["--xattrs", "-xzf"])
+            .arg(archive)
+            .arg("-C")
+            .arg(target),
+        "tar",
+    );
 }
 
 #[test]
@@ -56,14 +71,29 @@ fn golden_volumes_of_version_1_stay_readable() {
         unpack(&format!("golden-v1-{cipher}.tar.gz"), &sandbox.path("."));
         sandbox.mount();
         let (expected, found) = (describe(&sandbox.path("plain")), describe(&sandbox.mnt()));
-        assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>(), "{cipher}");
+        assert_eq!(
+            expected.keys().collect::<Vec<_>>(),
+            found.keys().collect::<Vec<_>>(),
+            "{cipher}"
+        );
         for (path, entry) in &expected {
-            assert!(found[path] == *entry, "{cipher}: {} reads otherwise", path.display());
+            assert!(
+                found[path] == *entry,
+                "{cipher}: {} reads otherwise",
+                path.display()
+            );
         }
         // And it can still be worked on.
-        std::fs::write(sandbox.mnt().join("renamed/new"), "written by a later program").unwrap();
+        std::fs::write(
+            sandbox.mnt().join("renamed/new"),
+            "written by a later program",
+        )
+        .unwrap();
         sandbox.ok(&["rotate", "mnt"]);
         sandbox.remount();
-        assert_eq!(std::fs::read(sandbox.mnt().join("renamed/new")).unwrap(), b"written by a later program");
+        assert_eq!(
+            std::fs::read(sandbox.mnt().join("renamed/new")).unwrap(),
+            b"written by a later program"
+        );
     }
 }
