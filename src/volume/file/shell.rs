@@ -19,6 +19,7 @@ use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::Backing;
 use crate::volume::file::body::{Body, Place};
+use crate::volume::file::gcm::GcmBody;
 use crate::volume::file::header::{self, Loaded};
 use crate::volume::file::names::KnownNames;
 use crate::volume::file::owed::Owed;
@@ -370,8 +371,9 @@ impl FileState {
             )?)),
             Suite::Gcm => {
                 let (places, unbound) = self.names_for_header()?;
-                let _ = (places, unbound);
-                Err(Error::errno(libc::EOPNOTSUPP))
+                let body =
+                    GcmBody::create(&self.env, backing, header, &places, unbound, offset, data)?;
+                Ok(Arc::new(body))
             }
         }
     }
@@ -433,7 +435,7 @@ impl FileState {
         }
     }
 
-    fn read_content(&self, _via: &Place) -> Result<Content> {
+    fn read_content(&self, via: &Place) -> Result<Content> {
         let len = self.backing.stat()?.size;
         let header = match header::load_header(&self.env, self.backing.as_ref(), len)? {
             Loaded::Empty => return Ok(Content::Empty),
@@ -446,7 +448,10 @@ impl FileState {
                 header,
                 len,
             )?))),
-            Suite::Gcm => Err(Error::errno(libc::EOPNOTSUPP)),
+            Suite::Gcm => {
+                let body = GcmBody::load(&self.env, self.backing.clone(), header, len, via)?;
+                Ok(Content::Body(Arc::new(body)))
+            }
         }
     }
 

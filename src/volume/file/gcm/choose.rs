@@ -1,0 +1,140 @@
+//! What a change does to one group, before anything is written: which blocks get which kind of version, and which free
+//! slots take them (FORMAT.md section 4, rules 1 and 2). No I/O.
+
+use std::ops::Range;
+
+use crate::format::layout::{self, PAGE};
+use crate::format::record::{Half, Kind, RECORDS_PER_SECTOR};
+
+use super::block::{Current, Group, Version, bit, free_slot, sector_start};
+
+/// A change of blocks of one group.
+pub(super) struct Job {
+    pub(super) number: u32,
+    /// The group as memory has it.
+    pub(super) group: Group,
+    /// Blocks that the file had in the group before.
+    pub(super) old_len: usize,
+    /// Slots for blocks that were there before: those of the shorter file, so that a growth can be taken back.
+    old_slots: u8,
+    /// Slots for new blocks.
+    new_slots: u8,
+}
+
+/// A new version of a block: sealed, but for its slot.
+#[derive(Clone, Copy)]
+pub(super) struct Piece {
+    /// Index in the group.
+    pub(super) index: usize,
+    /// Nonce, tag, kind, slot.
+    pub(super) half: Half,
+    /// Where its ciphertext begins in the job's buffer; data only.
+    pub(super) at: usize,
+}
+
+impl Job {
+    pub(super) fn new(number: u32, group: Group, old_blocks: u64, new_blocks: u64) -> Self {
+        let old_len = layout::blocks_in(number, old_blocks) as usize;
+        let old_slots = layout::slots(number, old_blocks);
+        Self {
+            number,
+            group,
+            old_len,
+            old_slots,
+            new_slots: layout::slots(number, new_blocks),
+        }
+    }
+
+    /// Slots that a block may use.
+    pub(super) fn slots(&self, index: usize) -> u8 {
+        if index < self.old_len {
+            self.old_slots
+        } else {
+            self.new_slots
+        }
+    }
+
+    /// Gives each piece of data a free slot; false where there are too few.
+    pub(super) fn choose(&self, pieces: &mut [Piece]) -> bool {
+        let mut used = self.group.used();
+        pieces
+            .iter_mut()
+            .filter(|piece| piece.half.kind == Kind::Data)
+            .all(|piece| {
+                let Some(slot) = free_slot(used, piece.index, self.slots(piece.index)) else {
+                    return false;
+                };
+                used |= bit(slot);
+                piece.half.slot = slot;
+                true
+            })
+    }
+
+    /// How many of the first pieces free slots suffice for.
+    pub(super) fn fitting(&self, pieces: &[Piece]) -> usize {
+        let mut used = self.group.used();
+        let fits = pieces.iter().take_while(|piece| {
+            piece.half.kind == Kind::Hole
+                || free_slot(used, piece.index, self.slots(piece.index)).is_some_and(|slot| {
+                    used |= bit(slot);
+                    true
+                })
+        });
+        fits.count()
+    }
+
+    /// The slot that a block's data stands in now.
+    pub(super) fn own_slot(&self, index: usize) -> Option<u8> {
+        match self.group.block(index).version() {
+            Version::Sealed(half) if half.kind == Kind::Data => Some(half.slot),
+            _ => None,
+        }
+    }
+
+    /// The group with new versions of these blocks.
+    pub(super) fn after(&self, pieces: &[Piece]) -> Group {
+        let mut group = self.group.clone();
+        for piece in pieces {
+            let block = group.block(piece.index).successor(piece.half);
+            group.put(piece.index, block);
+        }
+        group
+    }
+}
+
+/// Which blocks of a group get a record: those with data, new ones, and the rest of each sector that is touched. Zero
+/// sectors of a sparse group stay.
+pub(super) fn kinds(
+    group: &Group,
+    data: &Range<usize>,
+    old_len: usize,
+    new_len: usize,
+    sparse: bool,
+) -> Vec<(usize, Kind)> {
+    let has_data = |index: usize| {
+        let first = sector_start(index);
+        !data.is_empty() && data.start < first + RECORDS_PER_SECTOR && first < data.end
+    };
+    let fills = |index: usize| !sparse || has_data(index) || group.sector_is_written(index);
+    let kind = |index: usize| {
+        if data.contains(&index) {
+            return Some((index, Kind::Data));
+        }
+        let missing = index >= old_len || group.block(index).current() == Current::Zero;
+        (missing && fills(index)).then_some((index, Kind::Hole))
+    };
+    (0..new_len).filter_map(kind).collect()
+}
+
+/// Runs of pieces of data whose slots follow each other; their ciphertext does too.
+pub(super) fn runs(pieces: &[Piece]) -> impl Iterator<Item = &[Piece]> {
+    let follows = |a: &Piece, b: &Piece| {
+        b.half.kind == a.half.kind
+            && b.half.slot == a.half.slot.wrapping_add(1)
+            && b.at == a.at + PAGE as usize
+    };
+    pieces.chunk_by(follows).filter(|run| {
+        run.first()
+            .is_some_and(|piece| piece.half.kind == Kind::Data)
+    })
+}

@@ -1,0 +1,162 @@
+//! Syncs, and what they make durable (FORMAT.md section 4, *Durable*). After a sync that failed, everything that was not
+//! durable is written again, the same bytes in the same place, before the next one may count.
+
+use crate::format::header::STATES_AT;
+use crate::format::layout::{self, PAGE};
+use crate::format::record::{Half, Kind};
+use crate::volume::error::{Error, Result};
+use crate::volume::file::body::Mark;
+use crate::volume::file::quietly;
+
+use super::block::Version;
+use super::{GcmBody, Turn};
+
+impl GcmBody {
+    /// Makes everything written so far durable.
+    pub(super) fn promised_sync(&self, turn: &Turn<'_>, metadata: bool) -> Result<()> {
+        let clean = {
+            let ledger = &self.memory().ledger;
+            ledger.changes == ledger.synced && !ledger.failed && !ledger.loaded_unsynced
+        };
+        if clean && !metadata {
+            return Ok(());
+        }
+        self.repair(turn)?;
+        self.sync_store(metadata)?;
+        self.all_is_durable();
+        Ok(())
+    }
+
+    /// A sync in the midst of a change: everything written before it is durable after it.
+    pub(super) fn barrier(&self, turn: &Turn<'_>) -> Result<()> {
+        self.promised_sync(turn, false)
+    }
+
+    /// A sync after which nothing more counts as durable than before: between tags and data of a write in place.
+    pub(super) fn sync_only(&self, turn: &Turn<'_>) -> Result<()> {
+        self.repair(turn)?;
+        self.sync_store(false)
+    }
+
+    /// Whether a sync that began after `mark` was taken and ended well covered everything; if so, everything is durable.
+    pub(super) fn covered(&self, mark: Mark) -> bool {
+        let mut memory = self.memory();
+        if memory.ledger.failed || memory.ledger.changes != mark.0 {
+            return false;
+        }
+        memory.all_is_durable();
+        true
+    }
+
+    fn all_is_durable(&self) {
+        self.memory().all_is_durable();
+    }
+
+    fn sync_store(&self, metadata: bool) -> Result<()> {
+        let synced = if metadata {
+            self.backing.sync_all()
+        } else {
+            self.backing.sync_data()
+        };
+        if synced.is_err() {
+            self.memory().ledger.failed = true;
+            self.env.mark_unclean();
+        }
+        Ok(synced?)
+    }
+
+    /// After a failed sync: writes again what is not durable, read back and opened. Without one: nothing.
+    fn repair(&self, turn: &Turn<'_>) -> Result<()> {
+        if !self.memory().ledger.failed {
+            return Ok(());
+        }
+        quietly(self.backing.as_ref(), || self.write_again(turn))?;
+        self.memory().ledger.failed = false;
+        Ok(())
+    }
+
+    fn write_again(&self, turn: &Turn<'_>) -> Result<()> {
+        let physical = self.backing.stat()?.size;
+        self.put_len(physical)?;
+        let groups: Vec<u32> = self.memory().table.unsynced().iter().copied().collect();
+        for number in groups {
+            self.write_group_again(turn, number)?;
+        }
+        let (stale, state, at) = {
+            let memory = self.memory();
+            let state = memory
+                .head
+                .is_unsynced()
+                .then(|| memory.head.state().clone());
+            (memory.ledger.stale, state, memory.head.at())
+        };
+        if stale {
+            self.zero_records_past_end(turn)?;
+        }
+        let offset = STATES_AT.get(at).copied().unwrap_or_default();
+        match state {
+            Some(state) => self.put(&state.encode(&self.header_key, &self.file), offset as u64),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the version that counts is gone from the store's cache, the durable one counts again and the sync fails.
+    fn write_group_again(&self, turn: &Turn<'_>, number: u32) -> Result<()> {
+        let mut group = self.group(number)?;
+        let first = layout::first_block(number);
+        let mut lost = None;
+        for (index, block) in group
+            .blocks_mut()
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, block)| block.data_unsynced)
+        {
+            let Version::Sealed(half) = block.version() else {
+                continue;
+            };
+            match self.write_slot_again(number, first + index as u64, &half) {
+                Err(Error::Damaged(_)) => {
+                    lost = Some(damaged(first + index as u64, "a failed sync lost it"));
+                    *block = block.fallen_back();
+                }
+                written => written?,
+            }
+        }
+        let unsynced = group
+            .blocks()
+            .iter()
+            .enumerate()
+            .filter(|(_, block)| block.record_unsynced);
+        let changed: Vec<usize> = unsynced.map(|(index, _)| index).collect();
+        self.put_records(turn, number, &group, &changed)?;
+        self.memory().table.wrote(number, group);
+        lost.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn write_slot_again(&self, group: u32, block: u64, half: &Half) -> Result<()> {
+        if half.kind == Kind::Hole {
+            return self.open(block, half, &mut []);
+        }
+        let offset = layout::slot_offset(group, half.slot);
+        let mut sealed = [0; PAGE as usize];
+        self.backing.read_at(&mut sealed, offset)?;
+        self.open(block, half, &mut sealed.clone())?;
+        self.put(&sealed, offset)
+    }
+}
+
+impl super::Memory {
+    fn all_is_durable(&mut self) {
+        self.table.synced();
+        self.head.synced();
+        self.ledger.synced = self.ledger.changes;
+        self.ledger.stale = false;
+        self.ledger.loaded_unsynced = false;
+    }
+}
+
+/// The error for a block that cannot be trusted, with its log line.
+pub(super) fn damaged(block: u64, what: &str) -> Error {
+    tracing::error!(block, "a block cannot be read: {what}");
+    Error::Damaged(format!("block {block}: {what}"))
+}

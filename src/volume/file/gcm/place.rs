@@ -1,0 +1,249 @@
+//! Putting new versions of a group's blocks into the store: data into free slots, then the records (FORMAT.md section 4,
+//! rules 1 to 3).
+//!
+//! Invariant: memory takes a version in only after its record was written; after an error the blocks whose record was not
+//! written are as they were.
+
+use std::io::IoSlice;
+
+use crate::format::layout::{self, PAGE};
+use crate::format::record::{Kind, RECORD_LEN};
+use crate::volume::error::{Error, Result};
+
+use super::block::{Block, bit};
+use super::choose::{Job, Piece, runs};
+use super::groups::nonces;
+use super::{GcmBody, Turn};
+
+impl GcmBody {
+    /// Seals these blocks, the plaintext of those with data in turn in `text`, and puts them in place.
+    pub(super) fn place(
+        &self,
+        turn: &Turn<'_>,
+        job: Job,
+        kinds: &[(usize, Kind)],
+        text: &mut [u8],
+    ) -> Result<()> {
+        let mut job = job;
+        let mut pieces = self.seal_pieces(&job, kinds, text);
+        let banned = pieces
+            .iter()
+            .any(|piece| job.group.block(piece.index).in_place);
+        if banned {
+            self.settle_job(turn, &mut job)?;
+        }
+        let mut fits = job.choose(&mut pieces);
+        if !fits && job.group.is_unsynced() {
+            self.settle_job(turn, &mut job)?;
+            fits = job.choose(&mut pieces);
+        }
+        match fits {
+            true => self.place_in_slots(turn, &mut job, &mut pieces, text),
+            false if self.env.in_place => self.place_over(turn, &job, &mut pieces, text),
+            false => self.place_in_rounds(turn, &mut job, &mut pieces, text),
+        }
+    }
+
+    /// A sync, after which the job goes on with what is durable then.
+    pub(super) fn settle_job(&self, turn: &Turn<'_>, job: &mut Job) -> Result<()> {
+        self.barrier(turn)?;
+        job.group.blocks_mut().iter_mut().for_each(Block::synced);
+        Ok(())
+    }
+
+    /// Seals the blocks, text in place; the slots are chosen later.
+    pub(super) fn seal_pieces(
+        &self,
+        job: &Job,
+        kinds: &[(usize, Kind)],
+        text: &mut [u8],
+    ) -> Vec<Piece> {
+        let first = layout::first_block(job.number);
+        let mut pages = text.chunks_exact_mut(PAGE as usize);
+        let mut at = 0;
+        let sealed = kinds
+            .iter()
+            .zip(nonces(kinds.len()))
+            .map(|((index, kind), nonce)| {
+                let content = if *kind == Kind::Data {
+                    pages.next().unwrap_or_default()
+                } else {
+                    &mut []
+                };
+                let len = content.len();
+                let half = self.seal(first + *index as u64, *kind, 0, nonce, content);
+                at += len;
+                Piece {
+                    index: *index,
+                    half,
+                    at: at - len,
+                }
+            });
+        sealed.collect()
+    }
+
+    /// Data into the chosen slots, then the records.
+    pub(super) fn place_in_slots(
+        &self,
+        turn: &Turn<'_>,
+        job: &mut Job,
+        pieces: &mut [Piece],
+        sealed: &[u8],
+    ) -> Result<()> {
+        if let Some(len) = whole_group(job, pieces) {
+            return self.write_new_group(job, pieces, sealed.get(..len).unwrap_or_default());
+        }
+        match self.write_runs(job.number, pieces, sealed) {
+            Err(error) if is_full(&error) => self.place_scarce(turn, job, pieces, sealed, error),
+            written => written.and_then(|()| self.write_records(turn, job, pieces)),
+        }
+    }
+
+    /// Ciphertext into the slots, neighbours with one call.
+    pub(super) fn write_runs(&self, number: u32, pieces: &[Piece], sealed: &[u8]) -> Result<()> {
+        for run in runs(pieces) {
+            let Some(first) = run.first() else { continue };
+            let bytes = sealed
+                .get(first.at..first.at + run.len() * PAGE as usize)
+                .unwrap_or_default();
+            self.put(bytes, layout::slot_offset(number, first.half.slot))?;
+        }
+        Ok(())
+    }
+
+    /// The records, and what memory has of the group.
+    pub(super) fn write_records(
+        &self,
+        turn: &Turn<'_>,
+        job: &mut Job,
+        pieces: &[Piece],
+    ) -> Result<()> {
+        let group = job.after(pieces);
+        let indexes: Vec<usize> = pieces.iter().map(|piece| piece.index).collect();
+        self.put_records(turn, job.number, &group, &indexes)?;
+        job.group = group.clone();
+        self.memory().table.wrote(job.number, group);
+        Ok(())
+    }
+
+    /// Tag page and slots of a group that was not there before, with one call.
+    fn write_new_group(&self, job: &Job, pieces: &[Piece], sealed: &[u8]) -> Result<()> {
+        let group = job.after(pieces);
+        let mut page = [0; PAGE as usize];
+        for (record, block) in page
+            .as_chunks_mut::<RECORD_LEN>()
+            .0
+            .iter_mut()
+            .zip(group.blocks())
+        {
+            *record = block.encode();
+        }
+        self.put_all(
+            &[IoSlice::new(&page), IoSlice::new(sealed)],
+            layout::tag_page_offset(job.number),
+        )?;
+        self.memory().table.wrote(job.number, group);
+        Ok(())
+    }
+
+    /// The store is full: slots that it has room for already, else those that a sync frees, else in place.
+    fn place_scarce(
+        &self,
+        turn: &Turn<'_>,
+        job: &mut Job,
+        pieces: &mut [Piece],
+        sealed: &[u8],
+        full: Error,
+    ) -> Result<()> {
+        if self.write_where_room_is(job, pieces, sealed)? {
+            return self.write_records(turn, job, pieces);
+        }
+        if job.group.is_unsynced() {
+            self.settle_job(turn, job)?;
+            if self.write_where_room_is(job, pieces, sealed)? {
+                return self.write_records(turn, job, pieces);
+            }
+        }
+        let all_have_slots = pieces
+            .iter()
+            .all(|piece| piece.half.kind == Kind::Hole || job.own_slot(piece.index).is_some());
+        if !self.env.in_place || !all_have_slots {
+            return Err(full);
+        }
+        self.place_over(turn, job, pieces, sealed)
+    }
+
+    /// Tries every free slot for each piece; false where the store has room for too few.
+    fn write_where_room_is(&self, job: &Job, pieces: &mut [Piece], sealed: &[u8]) -> Result<bool> {
+        let mut used = job.group.used();
+        for piece in pieces
+            .iter_mut()
+            .filter(|piece| piece.half.kind == Kind::Data)
+        {
+            let bytes = sealed
+                .get(piece.at..piece.at + PAGE as usize)
+                .unwrap_or_default();
+            let mut found = None;
+            for slot in (0..job.slots(piece.index)).filter(|slot| used & bit(*slot) == 0) {
+                match self.put(bytes, layout::slot_offset(job.number, slot)) {
+                    Ok(()) => found = Some(slot),
+                    Err(error) if is_full(&error) => continue,
+                    Err(error) => return Err(error),
+                }
+                break;
+            }
+            let Some(slot) = found else { return Ok(false) };
+            used |= bit(slot);
+            piece.half.slot = slot;
+        }
+        Ok(true)
+    }
+
+    /// Where nothing may be written in place: as many blocks as free slots take, a sync, the next.
+    fn place_in_rounds(
+        &self,
+        turn: &Turn<'_>,
+        job: &mut Job,
+        pieces: &mut [Piece],
+        sealed: &[u8],
+    ) -> Result<()> {
+        let mut rest = pieces;
+        while !rest.is_empty() {
+            let fitting = job.fitting(rest);
+            if fitting == 0 {
+                return Err(Error::Damaged(format!(
+                    "group {}: its records leave no free slot",
+                    job.number
+                )));
+            }
+            let (round, after) = std::mem::take(&mut rest).split_at_mut(fitting);
+            job.choose(round);
+            self.place_in_slots(turn, job, round, sealed)?;
+            rest = after;
+            if !rest.is_empty() {
+                self.settle_job(turn, job)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of data if the job makes a new group whose data stands in its first slots, in order.
+fn whole_group(job: &Job, pieces: &[Piece]) -> Option<usize> {
+    let data = pieces
+        .iter()
+        .filter(|piece| piece.half.kind == Kind::Data)
+        .count();
+    let in_order = runs(pieces).next().is_some_and(|run| {
+        run.len() == data
+            && run
+                .first()
+                .is_some_and(|piece| piece.half.slot == 0 && piece.at == 0)
+    });
+    (job.number > 0 && job.group.len() == 0 && in_order).then_some(data * PAGE as usize)
+}
+
+/// Whether the store had no room: no sign of damage, and nothing is latched.
+fn is_full(error: &Error) -> bool {
+    matches!(error.code(), libc::ENOSPC | libc::EDQUOT)
+}

@@ -1,0 +1,151 @@
+//! Writes of bytes: which blocks of which groups they change, and the blocks that are changed in part.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::format::header::STATES_AT;
+use crate::format::layout::{self, PAGE};
+use crate::format::state::State;
+use crate::volume::error::Result;
+
+use super::block::Group;
+use super::choose::{Job, kinds};
+use super::{GcmBody, Turn};
+
+/// A change of bytes, and what it does to the length.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes<'a> {
+    pub(super) offset: u64,
+    pub(super) data: &'a [u8],
+    /// Blocks of the file before.
+    pub(super) old_blocks: u64,
+    /// Blocks of the file after.
+    pub(super) new_blocks: u64,
+    /// Groups whose zero sectors are holes, after.
+    pub(super) sparse: (u32, u32),
+}
+
+impl Bytes<'_> {
+    fn end(&self) -> u64 {
+        self.offset + self.data.len() as u64
+    }
+
+    /// Blocks that get data.
+    pub(super) fn blocks(&self) -> Range<u64> {
+        match self.data {
+            [] => 0..0,
+            _ => self.offset / PAGE..layout::blocks_of(self.end()),
+        }
+    }
+}
+
+impl GcmBody {
+    /// Writes within the size.
+    pub(super) fn overwrite(&self, turn: &Turn<'_>, offset: u64, data: &[u8]) -> Result<()> {
+        let blocks = self.blocks();
+        let sparse = self.memory().head.state().sparse;
+        let bytes = Bytes {
+            offset,
+            data,
+            old_blocks: blocks,
+            new_blocks: blocks,
+            sparse,
+        };
+        let changed = bytes.blocks();
+        for number in layout::group_of(changed.start)..=layout::group_of(changed.end - 1) {
+            self.write_group(turn, number, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The part of a change that falls into one group.
+    pub(super) fn write_group(
+        &self,
+        turn: &Turn<'_>,
+        number: u32,
+        bytes: &Bytes<'_>,
+    ) -> Result<()> {
+        let first = layout::first_block(number);
+        let new_len = layout::blocks_in(number, bytes.new_blocks) as usize;
+        let group = match layout::blocks_in(number, bytes.old_blocks) {
+            0 => Group::default(),
+            _ => self.group_to_change(turn, number)?,
+        };
+        let job = Job::new(number, group, bytes.old_blocks, bytes.new_blocks);
+        let changed = bytes.blocks();
+        let within = |block: u64| (block.saturating_sub(first) as usize).min(new_len);
+        let data = within(changed.start)..within(changed.end);
+        let sparse = (bytes.sparse.0..bytes.sparse.1).contains(&number);
+        let kinds = kinds(&job.group, &data, job.old_len, new_len, sparse);
+        if kinds.is_empty() {
+            return Ok(());
+        }
+        with_scratch(|text| {
+            for index in data {
+                self.append_block(first + index as u64, bytes, text)?;
+            }
+            self.place(turn, job, &kinds, text)
+        })
+    }
+
+    /// Appends the new plaintext of a block to `text`.
+    pub(super) fn append_block(
+        &self,
+        block: u64,
+        bytes: &Bytes<'_>,
+        text: &mut Vec<u8>,
+    ) -> Result<()> {
+        let start = block * PAGE;
+        let from = bytes.offset.max(start);
+        let to = bytes.end().min(start + PAGE);
+        let part = bytes
+            .data
+            .get((from - bytes.offset) as usize..(to - bytes.offset) as usize)
+            .unwrap_or_default();
+        if part.len() == PAGE as usize {
+            text.extend_from_slice(part);
+            return Ok(());
+        }
+        let mut page = [0; PAGE as usize];
+        let is_whole = from == start && to >= self.size.load(std::sync::atomic::Ordering::Acquire);
+        if block < bytes.old_blocks && !is_whole {
+            self.read_blocks(start, &mut page)?;
+        }
+        let within = (from - start) as usize;
+        if let Some(place) = page.get_mut(within..within + part.len()) {
+            place.copy_from_slice(part);
+        }
+        text.extend_from_slice(&page);
+        Ok(())
+    }
+
+    /// Writes the next state, unsettled, as `change` makes it from the present one.
+    pub(super) fn write_state(
+        &self,
+        _turn: &Turn<'_>,
+        change: impl FnOnce(&mut State),
+    ) -> Result<()> {
+        let (mut state, (at, sequence)) = {
+            let memory = self.memory();
+            (memory.head.state().clone(), memory.head.next())
+        };
+        state.flags.unsettled = true;
+        change(&mut state);
+        state.epoch = self.env.epochs.running;
+        state.sequence = sequence;
+        let offset = STATES_AT.get(at).copied().unwrap_or_default() as u64;
+        self.put(&state.encode(&self.header_key, &self.file), offset)?;
+        self.memory().head.wrote(at, state);
+        Ok(())
+    }
+}
+
+/// Runs `act` with an empty buffer that the thread keeps for the next time.
+pub(super) fn with_scratch<T>(act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    thread_local!(static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    let mut buffer = SCRATCH.take();
+    buffer.clear();
+    let done = act(&mut buffer);
+    SCRATCH.set(buffer);
+    done
+}
