@@ -89,8 +89,32 @@ fn agrees_with_a_plain_vector_in_large_pieces_under_xts() {
 
 /// Keeps going on what a killed mount left, again and again.
 #[test]
+fn agrees_with_a_plain_vector_under_gcm() {
+    random_operations(Suite::Gcm, 0..12, 150, 40_000);
+}
+
+#[test]
+fn agrees_with_a_plain_vector_across_groups_under_gcm() {
+    random_operations(Suite::Gcm, 50..54, 60, 600_000);
+}
+
+#[test]
+fn agrees_with_a_plain_vector_in_large_pieces_under_gcm() {
+    random_operations(Suite::Gcm, 100..102, 25, 3_000_000);
+}
+
+#[test]
 fn goes_on_after_kills_under_xts() {
-    let fixture = Fixture::new(Suite::Xts);
+    goes_on_after_kills(Suite::Xts);
+}
+
+#[test]
+fn goes_on_after_kills_under_gcm() {
+    goes_on_after_kills(Suite::Gcm);
+}
+
+fn goes_on_after_kills(suite: Suite) {
+    let fixture = Fixture::new(suite);
     for seed in 0..20 {
         let mut rng = Rng(seed);
         let mut store = Arc::new(MemoryStore::new());
@@ -201,4 +225,9 @@ fn write_and_read_back(file: &FileState, start: u64, len: u64, seed: u64) -> Vec
 #[test]
 fn many_threads_agree_under_xts() {
     many_threads(Suite::Xts);
+}
+
+#[test]
+fn many_threads_agree_under_gcm() {
+    many_threads(Suite::Gcm);
 }
