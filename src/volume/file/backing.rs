@@ -31,11 +31,6 @@ impl Backing {
         self.writable.get_or_init(|| file);
     }
 
-    /// Whether it can write.
-    pub(crate) fn is_writable(&self) -> bool {
-        self.writable.get().is_some()
-    }
-
     fn file(&self) -> &dyn File {
         self.writable.get().unwrap_or(&self.first).as_ref()
     }

@@ -101,11 +101,6 @@ impl FileState {
         self.backing.make_writable(backing);
     }
 
-    /// Whether it can be written through the present descriptor.
-    pub(crate) fn is_writable(&self) -> bool {
-        self.backing.is_writable()
-    }
-
     /// Reads the header if that was not done yet, and checks that the file may have the name by which it was reached.
     pub(crate) fn load(&self, via: &Place) -> Result<()> {
         if let Content::Body(body) = &*self.content_via(via)? {
@@ -189,6 +184,24 @@ impl FileState {
                 return Ok(());
             }
         }
+    }
+
+    /// Makes the file at least this long.
+    pub(crate) fn grow(&self, size: u64) -> Result<()> {
+        end_of(size, 0)?;
+        while size > 0 {
+            let grown = self.change(|body| {
+                let _extend = self.lock_extend();
+                if size > body.size() {
+                    body.set_size(size)?;
+                }
+                Ok(())
+            })?;
+            if grown.is_some() || self.first_write(size, &[])? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a range inside the size read as zeros; `punch`: also gives its space back.

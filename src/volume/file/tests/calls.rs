@@ -183,3 +183,14 @@ fn a_deleted_file_owes_nothing() {
         .fail_from(&[Call::SyncFile, Call::SyncStore], 0, libc::EIO);
     broken.mounted.settler.settle_all().unwrap();
 }
+
+#[test]
+fn growing_makes_no_file_shorter() {
+    let broken = breakable(Suite::Xts);
+    let file = broken.mounted.file("f");
+    file.grow(5000).unwrap();
+    assert_eq!(all(&file), vec![0; 5000]);
+    file.write(0, &[1; 9000]).unwrap();
+    file.grow(8000).unwrap();
+    assert_eq!(all(&file), vec![1; 9000]);
+}
