@@ -126,6 +126,17 @@ impl UnverifiedVolumeFile {
         &self.0.value.volume_keys
     }
 
+    /// Suite, bound names and time of creation (seconds since 1970): to be shown, never to be acted on.
+    pub fn shown(&self) -> (Suite, bool, u64) {
+        let Stored {
+            suite,
+            bind_names,
+            created,
+            ..
+        } = self.0.value;
+        (suite, bind_names, created)
+    }
+
     /// The content, if it was written with this key (`VolumeKeys::mac` of the unwrapped secret).
     pub fn verify(self, mac_key: &Secret<32>) -> Result<VolumeFile> {
         self.0.verify(mac_key, LABEL, WHAT).map(Stored::into_file)

@@ -20,7 +20,7 @@ const KEY: KeyId = KeyId([7; 16]);
 const VOLUME: VolumeId = VolumeId([9; 16]);
 
 /// A provider in memory.
-pub(crate) struct TestKeys(Mutex<Vec<GcmSiv>>);
+pub(crate) struct TestKeys(Mutex<Vec<Option<GcmSiv>>>);
 
 /// What every mount of one volume has in common.
 pub(crate) struct Fixture {
@@ -37,8 +37,7 @@ pub(crate) struct Mounted {
 
 impl Fixture {
     pub(crate) fn new(suite: Suite) -> Self {
-        let keys = Arc::new(TestKeys(Mutex::default()));
-        keys.add_version();
+        let keys = Arc::new(TestKeys::with_one_version());
         Self {
             suite,
             keys,
@@ -95,9 +94,20 @@ pub(crate) fn place(name: &str) -> Place {
 }
 
 impl TestKeys {
+    pub(crate) fn with_one_version() -> Self {
+        let keys = Self(Mutex::default());
+        keys.add_version();
+        keys
+    }
+
+    /// Forgets a version for ever.
+    pub(crate) fn destroy(&self, version: KeyVersion) {
+        self.keks()[version.0 as usize - 1] = None;
+    }
+
     pub(crate) fn add_version(&self) -> KeyVersion {
         let mut keks = self.keks();
-        keks.push(GcmSiv::new(&Secret::random()));
+        keks.push(Some(GcmSiv::new(&Secret::random())));
         KeyVersion(keks.len() as u32)
     }
 
@@ -105,7 +115,7 @@ impl TestKeys {
         (1..=self.keks().len() as u32).map(KeyVersion).collect()
     }
 
-    fn keks(&self) -> MutexGuard<'_, Vec<GcmSiv>> {
+    fn keks(&self) -> MutexGuard<'_, Vec<Option<GcmSiv>>> {
         self.0.lock().unwrap()
     }
 }
@@ -147,6 +157,7 @@ impl KeyProvider for TestKeys {
         let keks = self.keks();
         let kek = keks
             .get(version.0 as usize - 1)
+            .and_then(Option::as_ref)
             .ok_or(KeyError::NotFound(version.to_string()))?;
         let bytes = software_wrap(kek, context, secret);
         Ok(Wrapped {
@@ -161,6 +172,7 @@ impl KeyProvider for TestKeys {
         let version = wrapped.version;
         let kek = keks
             .get(version.0 as usize - 1)
+            .and_then(Option::as_ref)
             .ok_or(KeyError::NotFound(version.to_string()))?;
         software_unwrap(kek, context, &wrapped.bytes).map_err(|_| KeyError::InvalidCiphertext)
     }

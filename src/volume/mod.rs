@@ -28,7 +28,11 @@ mod lookup;
 mod make;
 mod names;
 mod node;
+mod open;
+#[cfg(test)]
+mod open_tests;
 mod rename;
+mod rotate;
 pub(crate) mod rotate_gate;
 mod spot;
 mod symlink;
@@ -44,3 +48,5 @@ pub use handle::{Fallocate, OpenFile, OpenFlags, SeekTo};
 pub use listing::DirEntry;
 pub use make::Caller;
 pub use node::Node;
+pub use open::{InPlace, Info, OpenOptions, info, open};
+pub use rotate::{Phase, Progress, Rotation};

@@ -1,0 +1,258 @@
+//! Rotation of the master key: a new version, every header re-wrapped, and the proof that none is left on an older one.
+//! Data is never touched.
+//!
+//! Invariant: a header names a new version only after the volume file that allows it is durable, and the volume file
+//! forgets an old version only after every header was read and named none but the new one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::format::ids::KeyVersion;
+use crate::keys::KeyError;
+use crate::store::Kind;
+use crate::volume::Volume;
+use crate::volume::error::{Error, Result};
+use crate::volume::file::FileState;
+use crate::volume::node::Node;
+use crate::volume::rotate_gate::Moves;
+
+/// Files of one batch at the most: so many descriptors are held, and one sync of the store serves them.
+const BATCH: u64 = 512;
+
+/// Walks over the tree before a rotation gives up on files that appear on older versions again and again.
+const ROUNDS: usize = 8;
+
+/// How far a rotation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Headers seen so far in this phase.
+    pub done: u64,
+    /// What is being done.
+    pub phase: Phase,
+}
+
+/// The two halves of a rotation's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Headers are re-wrapped.
+    Rewrap,
+    /// Headers are read again and counted: the proof.
+    Verify,
+}
+
+/// What a rotation did.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Rotation {
+    /// The oldest version that headers could name before.
+    pub from_version: u32,
+    /// The version that every header names now.
+    pub to_version: u32,
+    /// Headers seen by the proof (an empty file has none).
+    pub headers: u64,
+    /// Headers that this run re-wrapped.
+    pub rewrapped: u64,
+    /// Headers that still name an older version; 0 is the proof.
+    pub remaining: u64,
+    /// Headers that could not be read or re-wrapped; the old version stays allowed while there are any.
+    pub damaged: u64,
+    /// How long it took, seconds.
+    pub seconds: f64,
+}
+
+#[derive(Default)]
+struct Count {
+    headers: u64,
+    older: u64,
+    damaged: u64,
+}
+
+impl Volume {
+    /// Rotates the master key, online: files in use go on. One rotation at a time (InvalidState else). A rotation that was
+    /// killed is taken up where two versions are still allowed.
+    pub fn rotate(&self, progress: &mut dyn FnMut(Progress)) -> Result<Rotation> {
+        if self.env.read_only {
+            return Err(Error::errno(libc::EROFS));
+        }
+        let started = Instant::now();
+        let _one = self.rotating.try_lock().map_err(|_| {
+            Error::Key(KeyError::InvalidState(
+                "a rotation of this volume is running already".to_owned(),
+            ))
+        })?;
+        let moves = Arc::new(Running {
+            moved: Mutex::default(),
+        });
+        let _gate = self.rotation.enter(moves.clone());
+        let (from, to) = self.begin_version()?;
+        let mut rewrapped = 0;
+        let mut count = Count::default();
+        for _ in 0..ROUNDS {
+            rewrapped += self.rewrap_all(&moves, progress)?;
+            count = self.count_all(&moves, progress)?;
+            if count.older == 0 {
+                break;
+            }
+        }
+        if count.older == 0 && count.damaged == 0 {
+            self.master.forget_older(&self.env)?;
+        }
+        Ok(Rotation {
+            from_version: from.0,
+            to_version: to.0,
+            headers: count.headers,
+            rewrapped,
+            remaining: count.older,
+            damaged: count.damaged,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Makes a new version current, or goes on with one that an earlier run made.
+    fn begin_version(&self) -> Result<(KeyVersion, KeyVersion)> {
+        let allowed = self.env.ring.allowed();
+        let oldest = allowed
+            .versions
+            .iter()
+            .min()
+            .copied()
+            .unwrap_or(allowed.current);
+        if oldest == allowed.current {
+            self.master.new_version(&self.env)?;
+        }
+        Ok((oldest, self.env.ring.allowed().current))
+    }
+
+    /// Re-wraps every header on an older version; how many that were.
+    fn rewrap_all(&self, moves: &Running, progress: &mut dyn FnMut(Progress)) -> Result<u64> {
+        let mut rewrapped = 0;
+        let mut done = 0;
+        self.each_batch(moves, &mut |batch| {
+            let mut changed = Vec::new();
+            for file in batch {
+                match file.rewrap() {
+                    Ok(true) => changed.push(file),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!("a header could not be re-wrapped: {error}"),
+                }
+            }
+            if !changed.is_empty() {
+                self.settler.sync_store()?;
+            }
+            for file in &changed {
+                file.rewrap_finish()?;
+            }
+            rewrapped += changed.len() as u64;
+            done += batch.len() as u64;
+            progress(Progress {
+                done,
+                phase: Phase::Rewrap,
+            });
+            Ok(())
+        })?;
+        Ok(rewrapped)
+    }
+
+    /// Reads every header and counts those on older versions.
+    fn count_all(&self, moves: &Running, progress: &mut dyn FnMut(Progress)) -> Result<Count> {
+        let mut count = Count::default();
+        self.each_batch(moves, &mut |batch| {
+            for file in batch {
+                match file.header_version() {
+                    Ok(None) => {}
+                    Ok(Some(current)) => {
+                        count.headers += 1;
+                        count.older += u64::from(!current);
+                    }
+                    Err(_) => {
+                        count.headers += 1;
+                        count.damaged += 1;
+                    }
+                }
+            }
+            progress(Progress {
+                done: count.headers,
+                phase: Phase::Verify,
+            });
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// Hands every file of the volume to `visit`, some at a time; directories that move meanwhile are walked again.
+    fn each_batch(
+        &self,
+        moves: &Running,
+        visit: &mut dyn FnMut(&[Arc<FileState>]) -> Result<()>,
+    ) -> Result<()> {
+        let limit = getrlimit(Resource::Nofile)
+            .current
+            .map_or(BATCH, |limit| BATCH.min(limit / 4))
+            .max(1) as usize;
+        let mut left = vec![self.root()];
+        let mut batch = Vec::with_capacity(limit);
+        while let Some(dir) = left.pop().or_else(|| moves.take()) {
+            for (_, node) in absent_is_empty(self.raw_children(&dir))? {
+                if node.kind() == Kind::Dir {
+                    left.push(node);
+                    continue;
+                }
+                match self.file_state(&node) {
+                    Ok(file) => batch.push(file),
+                    Err(error) if error.code() == libc::ENOENT => {} // removed meanwhile
+                    Err(error) => return Err(error),
+                }
+                if batch.len() == limit {
+                    visit(&batch)?;
+                    batch.clear();
+                }
+            }
+        }
+        visit(&batch)
+    }
+}
+
+/// A directory that was removed since it was listed has no files.
+fn absent_is_empty<T>(listed: Result<Vec<T>>) -> Result<Vec<T>> {
+    match listed {
+        Err(error) if error.code() == libc::ENOENT => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
+/// A running rotation, as changes of names see it.
+struct Running {
+    moved: Mutex<Vec<Arc<Node>>>,
+}
+
+impl Running {
+    fn take(&self) -> Option<Arc<Node>> {
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+    }
+}
+
+impl Moves for Running {
+    fn before_move(
+        &self,
+        _node: &Arc<Node>,
+        file: &mut dyn FnMut() -> Result<Arc<FileState>>,
+    ) -> Result<()> {
+        let file = file()?;
+        if file.rewrap()? {
+            file.sync(false)?;
+            file.rewrap_finish()?;
+        }
+        Ok(())
+    }
+
+    fn moved_dir(&self, dir: &Arc<Node>) {
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(dir.clone());
+    }
+}
