@@ -40,6 +40,9 @@ impl KnownNames {
     pub(super) fn seen(&mut self, place: &Place) {
         if !self.known.contains(place) {
             self.changes += 1;
+            if self.known.is_empty() {
+                self.here = place.clone();
+            }
             self.known.push(place.clone());
             self.gone.retain(|gone| gone != place);
         }
@@ -91,16 +94,14 @@ impl KnownNames {
         places
     }
 
-    /// How many names are known.
-    pub(super) fn count(&self) -> u64 {
-        self.known.len() as u64
-    }
-
-    /// For settling; `None` while a change is under way or more names are known than `links` says.
+    /// For settling; `None` while a change is under way. Where the one name that is left is not the one that is known,
+    /// this says that there are more, so that no tag is dropped but those of names that went.
     pub(super) fn capture(&self, links: u64) -> Option<Captured> {
-        if !self.moving.is_empty() || self.count() > links || self.known.is_empty() {
+        if !self.moving.is_empty() {
             return None;
         }
+        let only_here = self.known.iter().eq([&self.here]);
+        let links = if only_here { links } else { links.max(2) };
         let names = Names {
             links,
             here: self.here.clone(),
@@ -143,7 +144,8 @@ mod tests {
         names.moving(&place("b"));
         assert!(names.capture(1).is_none());
         names.is(&place("b"));
-        assert!(names.capture(1).is_none(), "a is not known to be gone yet");
+        let between = names.capture(1).unwrap();
+        assert_eq!(between.names.links, 2, "a is not known to be gone yet");
         names.gone(&place("a"));
         let captured = names.capture(1).unwrap();
         assert_eq!(
@@ -152,6 +154,16 @@ mod tests {
         );
         names.moving(&place("b"));
         assert!(!names.still(&captured));
+    }
+
+    #[test]
+    fn drops_no_unknown_tag_when_all_known_names_went() {
+        let mut names = KnownNames::new(place("a"));
+        names.moving(&place("a"));
+        names.gone(&place("a"));
+        assert_eq!(names.capture(1).unwrap().names.links, 2);
+        names.seen(&place("b"));
+        assert_eq!(names.capture(1).unwrap().names.links, 1);
     }
 
     #[test]

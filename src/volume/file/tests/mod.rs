@@ -3,6 +3,7 @@
 mod calls;
 mod headers;
 mod random;
+mod settling;
 
 use std::sync::Arc;
 
