@@ -31,7 +31,7 @@ impl FileState {
         };
         let other = 1 - header.area_index;
         if self.env.ring.is_current(&header.area) {
-            return Ok(self.finish_is_due(&header));
+            return self.resume(&header);
         }
         let area = self
             .env
@@ -80,17 +80,17 @@ impl FileState {
         quietly(self.backing.as_ref(), || with_header(content, &mut rewrite))
     }
 
-    /// Of a header that is current: whether the area before it is still there. Then the new one may not be durable either.
-    fn finish_is_due(&self, header: &LoadedHeader) -> bool {
-        let due = area_bytes(&header.page, 1 - header.area_index)
-            .iter()
-            .any(|byte| *byte != 0);
-        if due {
-            let _shared = self.content_shared();
-            self.note();
-            self.lock_owed().changed();
+    /// Of a header that is current: whether the area before it is still there. Then the new one is written once more: a sync
+    /// of an earlier mount may have lost it, and the page cache show it.
+    fn resume(&self, header: &LoadedHeader) -> Result<bool> {
+        let old = area_bytes(&header.page, 1 - header.area_index);
+        if old.iter().all(|byte| *byte == 0) {
+            return Ok(false);
         }
-        due
+        let current = *area_bytes(&header.page, header.area_index);
+        self.change_areas(|page| {
+            same_keys(page, &header.page).then_some((header.area_index, current))
+        })
     }
 
     fn stored_header(&self) -> Result<Option<(Box<LoadedHeader>, Secret<32>)>> {

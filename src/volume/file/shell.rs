@@ -457,6 +457,7 @@ impl FileState {
         };
         match self.env.suite {
             Suite::Xts => Ok(Content::Body(Arc::new(XtsBody::load(
+                &self.env,
                 self.backing.clone(),
                 header,
                 len,

@@ -194,3 +194,19 @@ fn growing_makes_no_file_shorter() {
     file.grow(8000).unwrap();
     assert_eq!(all(&file), vec![1; 9000]);
 }
+
+#[test]
+fn the_header_of_a_file_in_doubt_is_written_again_before_anything_builds_on_it() {
+    let broken = breakable(Suite::Xts);
+    broken.mounted.file("f").write(0, &[1; 9000]).unwrap();
+    for (listed, writes) in [(&[1][..], 2), (&[], 1)] {
+        let store = Arc::new(broken.memory.snapshot());
+        let file = broken.fixture.mount(store.clone(), 2, listed).file("f");
+        assert_eq!(file.size().unwrap(), 9000);
+        assert_eq!(store.writes().total(), 0, "opening writes nothing");
+        file.write(4096, &[2; 4096]).unwrap();
+        assert_eq!(store.writes().of(Call::Write), writes);
+        file.write(4096, &[3; 4096]).unwrap();
+        assert_eq!(store.writes().of(Call::Write), writes + 1);
+    }
+}

@@ -14,6 +14,8 @@ pub(super) struct Ledger {
     /// The count of changes when the file was last cut or its end mended: growing waits until that is durable, else a
     /// power cut could keep the new length and bring old bytes back.
     cut: Option<u64>,
+    /// Whether the header may be in the page cache only.
+    pub(super) header_in_doubt: bool,
     /// Whether everything past the end is known to be zero: the last block's tail and the bytes after the last block.
     pub(super) end_is_zero: bool,
 }

@@ -61,6 +61,7 @@ impl XtsBody {
 
     /// A file with this header and physical length.
     pub(crate) fn load(
+        env: &Env,
         backing: Arc<dyn File>,
         header: LoadedHeader,
         physical_len: u64,
@@ -69,12 +70,9 @@ impl XtsBody {
             .states
             .into_iter()
             .flatten()
-            .max_by_key(|state| state.sequence);
-        if state.is_none_or(|state| state.size != 0 || !state.tags.is_empty()) {
-            return Err(Error::Damaged(
-                "header: the state is not one of an XTS file".into(),
-            ));
-        }
+            .max_by_key(|state| state.sequence)
+            .filter(|state| state.size == 0 && state.tags.is_empty())
+            .ok_or_else(|| Error::Damaged("header: the state is not one of an XTS file".into()))?;
         let size = layout::xts_size(physical_len)
             .map_err(|error| Error::Damaged(format!("length {physical_len}: {error}")))?;
         if size == 0 {
@@ -82,7 +80,9 @@ impl XtsBody {
                 "length {physical_len}: a header without a block"
             )));
         }
-        Self::new(backing, header.keys.content, size)
+        let body = Self::new(backing, header.keys.content, size)?;
+        body.lock_ledger().header_in_doubt = env.epochs.in_doubt(state.settled_epoch);
+        Ok(body)
     }
 
     fn new(backing: Arc<dyn File>, content: ContentCipher, size: u64) -> Result<Self> {
@@ -100,11 +100,24 @@ impl XtsBody {
         })
     }
 
+    /// Takes the writer's turn. Before the first change of a file in doubt, its header is written once more, same bytes:
+    /// the store may have lost it in a sync that failed, and show it from the page cache only.
+    fn turn(&self) -> Result<MutexGuard<'_, ()>> {
+        let turn = self.lock_writer();
+        if self.lock_ledger().header_in_doubt {
+            self.rewrite(0..1)?;
+            let mut ledger = self.lock_ledger();
+            ledger.header_in_doubt = false;
+            ledger.wrote(0..1);
+        }
+        Ok(turn)
+    }
+
     /// Takes the writer's turn for a change that leaves the file `size` bytes long or longer. Where it grows, all past the
     /// present end is durably zero when this returns.
     fn turn_to_write(&self, size: u64) -> Result<MutexGuard<'_, ()>> {
         loop {
-            let turn = self.lock_writer();
+            let turn = self.turn()?;
             if size > self.size() {
                 self.zero_past_end(self.size())?;
                 if self.lock_ledger().growing_waits() {
@@ -222,7 +235,7 @@ impl Body for XtsBody {
     }
 
     fn zero(&self, offset: u64, len: u64, punch: bool) -> Result<()> {
-        let _turn = self.lock_writer();
+        let _turn = self.turn()?;
         self.zero_blocks(offset, len.min(self.size().saturating_sub(offset)), punch)
     }
 
