@@ -189,7 +189,10 @@ impl FileState {
     /// Makes the file at least this long.
     pub(crate) fn grow(&self, size: u64) -> Result<()> {
         end_of(size, 0)?;
-        while size > 0 {
+        if size == 0 {
+            return Ok(());
+        }
+        loop {
             let grown = self.change(|body| {
                 let _extend = self.lock_extend();
                 if size > body.size() {
@@ -198,10 +201,9 @@ impl FileState {
                 Ok(())
             })?;
             if grown.is_some() || self.first_write(size, &[])? {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Makes a range inside the size read as zeros; `punch`: also gives its space back.
