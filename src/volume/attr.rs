@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crate::format::layout::{gcm_size, xts_size};
 use crate::format::suite::Suite;
 use crate::format::texts::symlink_len;
-use crate::store::{Dir, File, Kind, SetTimes, Stat, Time, TimeSpec, Xattrs};
+use crate::store::{Dir, Kind, SetTimes, Stat, Time, TimeSpec, Xattrs};
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
+use crate::volume::file::FileState;
 use crate::volume::handle::OpenFile;
 use crate::volume::node::Node;
 use crate::volume::sync::locked;
@@ -198,7 +199,7 @@ fn set_size(volume: &Volume, node: &Arc<Node>, size: u64, handle: Option<&OpenFi
     state.set_size(size)?;
     if unchanged && handle.is_some() {
         // ftruncate counts as a change even where nothing changes.
-        state.backing().set_times(SetTimes {
+        state.set_times(SetTimes {
             atime: None,
             mtime: Some(TimeSpec::Now),
         })?;
@@ -209,7 +210,7 @@ fn set_size(volume: &Volume, node: &Arc<Node>, size: u64, handle: Option<&OpenFi
 /// The way to an object in the store.
 pub(crate) enum Target<'a> {
     /// A file in use.
-    File(Arc<dyn File>),
+    File(Arc<FileState>),
     /// The root.
     Root(&'a Arc<dyn Dir>),
     /// An entry; the names of its directory are locked.
@@ -227,7 +228,7 @@ pub(crate) fn with_target<T>(
         return work(&Target::Root(&volume.env.root));
     }
     match volume.files.live(node.ino()) {
-        Some(state) => work(&Target::File(state.backing())),
+        Some(state) => work(&Target::File(state)),
         None => dir::at_name(volume, node, |name| {
             work(&Target::Entry(name.dir, name.stored))
         }),
@@ -247,7 +248,7 @@ impl Target<'_> {
 
     fn stat(&self) -> io::Result<Stat> {
         match self {
-            Self::File(file) => file.stat(),
+            Self::File(state) => state.backing().stat(),
             Self::Root(dir) => dir.stat(),
             Self::Entry(dir, stored) => dir.stat_at(stored),
         }
@@ -255,7 +256,7 @@ impl Target<'_> {
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         match self {
-            Self::File(file) => file.set_mode(mode),
+            Self::File(state) => state.backing().set_mode(mode),
             Self::Root(dir) => dir.set_mode(mode),
             Self::Entry(dir, stored) => dir.set_mode_at(stored, mode),
         }
@@ -263,17 +264,18 @@ impl Target<'_> {
 
     fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
         match self {
-            Self::File(file) => file.set_owner(uid, gid),
+            Self::File(state) => state.backing().set_owner(uid, gid),
             Self::Root(dir) => dir.set_owner(uid, gid),
             Self::Entry(dir, stored) => dir.set_owner_at(stored, uid, gid),
         }
     }
 
-    fn set_times(&self, times: SetTimes) -> io::Result<()> {
+    fn set_times(&self, times: SetTimes) -> Result<()> {
         match self {
-            Self::File(file) => file.set_times(times),
-            Self::Root(dir) => dir.set_times(times),
-            Self::Entry(dir, stored) => dir.set_times_at(stored, times),
+            // Settling restores the times that it knows of.
+            Self::File(state) => state.set_times(times),
+            Self::Root(dir) => Ok(dir.set_times(times)?),
+            Self::Entry(dir, stored) => Ok(dir.set_times_at(stored, times)?),
         }
     }
 
@@ -283,7 +285,7 @@ impl Target<'_> {
         work: impl FnOnce(&dyn Xattrs) -> io::Result<T>,
     ) -> io::Result<T> {
         match self {
-            Self::File(file) => work(&**file as &dyn Xattrs),
+            Self::File(state) => work(&*state.backing() as &dyn Xattrs),
             Self::Root(dir) => work(&***dir as &dyn Xattrs),
             Self::Entry(dir, stored) => work(&*dir.xattrs_at(stored)?),
         }

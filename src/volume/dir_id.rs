@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::crypto::random_bytes;
 use crate::format::dir_file::{DirFile, place_tag};
@@ -65,7 +64,7 @@ pub(crate) fn write_dir_file(
 
 /// Whether a marker for this stored name stands in the directory.
 pub(crate) fn is_marked(node: &Arc<Node>, dir: &Arc<dyn Dir>, stored: &[u8]) -> Result<bool> {
-    if node.dir()?.unmarked.load(Ordering::Acquire) {
+    if node.dir()?.markers.none() {
         return Ok(false);
     }
     match dir.stat_at(&gone_marker(stored)) {
@@ -77,7 +76,7 @@ pub(crate) fn is_marked(node: &Arc<Node>, dir: &Arc<dyn Dir>, stored: &[u8]) -> 
 
 /// Leaves a marker for this stored name, durable.
 pub(crate) fn mark(node: &Arc<Node>, dir: &Arc<dyn Dir>, stored: &[u8]) -> Result<()> {
-    node.dir()?.unmarked.store(false, Ordering::Release);
+    node.dir()?.markers.put();
     match dir.create(&gone_marker(stored), 0o600) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

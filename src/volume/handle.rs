@@ -148,11 +148,7 @@ pub(crate) fn allocate(file: &OpenFile, how: Fallocate, offset: u64, len: u64) -
         }
     }
     let grows = matches!(how, Fallocate::Reserve | Fallocate::ZeroRange);
-    if grows && state.size()? < end {
-        state.set_size(end)
-    } else {
-        Ok(())
-    }
+    if grows { state.grow(end) } else { Ok(()) }
 }
 
 /// The next data or hole at or after `offset`; ENXIO past the end, and where no data follows.

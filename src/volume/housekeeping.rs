@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::volume::dir_id::settle_moves;
-use crate::volume::error::Result;
+use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
 use crate::volume::sync::locked;
 
@@ -66,6 +66,7 @@ impl Drop for Housekeeping {
 }
 
 fn work(bell: &Bell, volume: &Weak<Volume>) {
+    let mut told = String::new();
     loop {
         let stopping = locked(&bell.stopping);
         let waited = bell
@@ -79,16 +80,17 @@ fn work(bell: &Bell, volume: &Weak<Volume>) {
         let Some(volume) = volume.upgrade() else {
             return;
         };
-        pass(&volume, IDLE);
+        let trouble = pass(&volume).map_or(String::new(), |error| error.to_string());
+        if !trouble.is_empty() && trouble != told {
+            tracing::warn!("something could not be settled and waits: {trouble}");
+        }
+        told = trouble;
     }
 }
 
-/// One pass over what is idle; what fails is logged and tried again in the next.
-fn pass(volume: &Volume, idle: Duration) {
-    if let Some(error) = volume.settler.pass(idle).error {
-        tracing::warn!("files could not be settled and stay as they are for now: {error}");
-    }
-    if let Err(error) = settle_moves(volume) {
-        tracing::debug!("the old place of a moved directory stays for now: {error}");
-    }
+/// One pass over what is idle; what failed is tried again in the next.
+fn pass(volume: &Volume) -> Option<Error> {
+    let files = volume.settler.pass(IDLE).error;
+    let moves = settle_moves(volume).err();
+    files.or(moves)
 }

@@ -12,6 +12,8 @@ use crate::volume::node::Node;
 use crate::volume::sync::{locked, reading};
 use crate::volume::{dir, names};
 
+/// What mkfs leaves at the top of some file systems; no one else's entry is expected in a volume.
+const LOST_AND_FOUND: &[u8] = b"lost+found";
 /// How many damaged entries are remembered as logged.
 const LOGGED_MAX: usize = 10_000;
 
@@ -56,6 +58,9 @@ pub(crate) fn read_dir(volume: &Volume, node: &Arc<Node>, from: u64) -> Result<V
         position = last.next;
         let mut entries = Vec::with_capacity(batch.len());
         for entry in batch {
+            if is_not_ours(node, &entry) {
+                continue;
+            }
             match decipher(volume, &listed, &id, entry.clone()) {
                 Ok(found) => entries.extend(found),
                 Err(error) if is_gone(&error) => {}
@@ -160,7 +165,7 @@ pub(crate) fn raw_children(volume: &Volume, node: &Arc<Node>) -> Result<Vec<(Vec
         };
         position = last.next;
         for entry in batch {
-            if !matches!(classify(&entry.name), EntryClass::Name | EntryClass::Long) {
+            if is_not_ours(node, &entry) || !is_stored_name(&entry) {
                 continue;
             }
             let _names = reading(&node.dir()?.names);
@@ -174,4 +179,12 @@ pub(crate) fn raw_children(volume: &Volume, node: &Arc<Node>) -> Result<Vec<(Vec
             }
         }
     }
+}
+
+fn is_stored_name(entry: &Entry) -> bool {
+    matches!(classify(&entry.name), EntryClass::Name | EntryClass::Long)
+}
+
+fn is_not_ours(node: &Node, entry: &Entry) -> bool {
+    node.is_root() && entry.name == LOST_AND_FOUND
 }

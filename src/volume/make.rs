@@ -90,8 +90,7 @@ pub(crate) fn make_dir(
     })?;
     let part = node.dir()?;
     let _ = part.id.set(id);
-    part.unmarked
-        .store(true, std::sync::atomic::Ordering::Release);
+    part.markers.just_made();
     Ok((node, attr))
 }
 

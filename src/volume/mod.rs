@@ -40,6 +40,9 @@ mod sync;
 mod unlink;
 mod xattr;
 
+#[cfg(test)]
+mod tests;
+
 pub use attr::{Attr, SetAttr};
 pub use create::{CreateOptions, create};
 pub use error::{Error, Result};

@@ -8,7 +8,7 @@
 //! here (memory only, one at a time). A directory's handle is resolved before any `names` lock is taken.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, Weak};
 
 use crate::format::ids::DirId;
@@ -70,12 +70,38 @@ pub(crate) struct DirPart {
     pub(crate) open: Mutex<Option<Arc<dyn Dir>>>,
     /// Used since the cache of open directories last looked.
     pub(crate) used: AtomicBool,
-    /// Whether no marker of a directory renamed away can stand here.
-    pub(crate) unmarked: AtomicBool,
+    /// What is known of markers of directories renamed away.
+    pub(crate) markers: Markers,
     /// What new entries inherit; `None`: to be read.
     pub(crate) inherit: Mutex<Option<Inherit>>,
     /// The other directory of the last rename of this one, while that is not known to be durable.
     pub(crate) moved_from: Mutex<Option<Arc<Node>>>,
+}
+
+/// Whether a directory may hold markers; once it may, it always may.
+#[derive(Default)]
+pub(crate) struct Markers(AtomicU8);
+
+impl Markers {
+    const NONE: u8 = 1;
+    const SOME: u8 = 2;
+
+    /// It was just made: it has none, unless one was put since.
+    pub(crate) fn just_made(&self) {
+        let _ = self
+            .0
+            .compare_exchange(0, Self::NONE, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// One is about to be put.
+    pub(crate) fn put(&self) {
+        self.0.store(Self::SOME, Ordering::Release);
+    }
+
+    /// Whether it is known that there are none.
+    pub(crate) fn none(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::NONE
+    }
 }
 
 /// What a directory hands down to entries made in it.
@@ -389,5 +415,92 @@ impl DirPart {
     /// Whether it was used since the last call.
     pub(crate) fn take_used(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(ino: u64, kind: Kind) -> Stat {
+        let time = Default::default();
+        Stat {
+            dev: 9,
+            ino,
+            kind,
+            mode: 0o700,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+        }
+    }
+
+    fn table() -> (Arc<NodeTable>, Arc<Node>) {
+        NodeTable::new(&stat(2, Kind::Dir), DirId([0; 16]))
+    }
+
+    #[test]
+    fn an_inode_number_given_again_gets_a_node_and_number_of_its_own() {
+        let (table, root) = table();
+        let old = table.found(&stat(5, Kind::File), &root, b"a").unwrap();
+        assert_eq!(old.id(), 5);
+        table.bury(&old);
+        let new = table.found(&stat(5, Kind::File), &root, b"b").unwrap();
+        assert!(!Arc::ptr_eq(&old, &new) && new.id() & MADE_UP != 0);
+        drop(old);
+        let same = table.found(&stat(5, Kind::File), &root, b"b").unwrap();
+        assert!(Arc::ptr_eq(&new, &same));
+        drop((new, same));
+        assert_eq!(
+            table.found(&stat(5, Kind::File), &root, b"c").unwrap().id(),
+            5,
+            "free again"
+        );
+    }
+
+    #[test]
+    fn an_object_of_another_kind_or_device_is_not_the_one_known() {
+        let (table, root) = table();
+        let file = table.found(&stat(5, Kind::File), &root, b"a").unwrap();
+        let dir = table.found(&stat(5, Kind::Dir), &root, b"a").unwrap();
+        assert!(file.is_dead() && dir.kind() == Kind::Dir && dir.id() != file.id());
+        let elsewhere = Stat {
+            dev: 10,
+            ..stat(6, Kind::File)
+        };
+        assert_eq!(
+            table.found(&elsewhere, &root, b"x").err().unwrap().code(),
+            libc::EXDEV
+        );
+        assert!(table.found(&stat(2, Kind::Dir), &root, b"loop").is_err());
+        assert!(
+            table
+                .found(&stat(1, Kind::File), &root, b"one")
+                .unwrap()
+                .id()
+                & MADE_UP
+                != 0
+        );
+    }
+
+    #[test]
+    fn a_chain_deeper_than_the_stack_is_dropped_without_recursion() {
+        let (table, root) = table();
+        let mut at = root;
+        for ino in 3..500_000 {
+            at = table.found(&stat(ino, Kind::Dir), &at, b"d").unwrap();
+        }
+        drop(at);
+        assert_eq!(
+            locked(&table.known).ids.len(),
+            0,
+            "all forgotten, the root too"
+        );
     }
 }
