@@ -1,1 +1,27 @@
-//! The fuser adapter: inode numbers, handles, errno, session. Knows no cipher, no key, and not `std::fs`.
+//! The fuser adapter: inode numbers, handles, errno, session. May call volume (and names the types of store that volume's
+//! calls take). Knows no cipher, no key, and not `std::fs`.
+//!
+//! The mount is exclusive: the kernel's caches of names, attributes and pages are told once and believed for an hour, and
+//! each change the kernel asks for it applies to those caches itself. Nothing here changes a volume on its own.
+
+mod adapter;
+mod answer;
+mod attr;
+pub mod control;
+mod dirs;
+mod errno;
+mod handles;
+mod inodes;
+mod kernel;
+mod mounted;
+mod mountpoint;
+mod opened;
+mod options;
+mod session;
+mod signals;
+mod xattrs;
+
+pub use mounted::vault_of;
+pub use mountpoint::{ServeError, unmount};
+pub use options::{MountOptions, OptionError};
+pub use session::serve;

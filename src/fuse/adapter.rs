@@ -1,0 +1,758 @@
+//! The FUSE operations, each one call of the volume.
+//!
+//! Every request that Linux may send has its method here, because fuser's defaults log a warning each. Permissions are the
+//! kernel's to check (default_permissions); set-id bits and capabilities are ours to clear (HANDLE_KILLPRIV_V2).
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::answer::{answer, fill, unanswered};
+use super::attr::{TTL, bare_attr, file_attr, file_type, kind_of_mode, time_spec};
+use super::handles::{Handle, Handles, with_buffer};
+use super::inodes::{Inode, Inodes};
+use super::kernel::{self, Agreed};
+use super::{dirs, opened, xattrs};
+use crate::store::Kind;
+use crate::volume::{Attr, Caller, Error, Node, Result, SetAttr, Volume};
+
+/// One generation of inode numbers: a number is not given again while the kernel knows it.
+const GENERATION: Generation = Generation(0);
+
+/// A volume as fuser serves it.
+pub(super) struct Adapter {
+    pub(super) volume: Arc<Volume>,
+    pub(super) inodes: Inodes,
+    pub(super) handles: Handles,
+    pub(super) agreed: Agreed,
+    want_writeback: bool,
+}
+
+impl Adapter {
+    /// Serves a volume that nobody else writes.
+    pub(super) fn new(volume: Arc<Volume>, want_writeback: bool) -> Self {
+        Self {
+            inodes: Inodes::new(volume.root()),
+            handles: Handles::default(),
+            agreed: Agreed::default(),
+            want_writeback,
+            volume,
+        }
+    }
+
+    fn node(&self, number: INodeNo) -> Result<Arc<Node>> {
+        Ok(Arc::clone(&self.inodes.find(number)?.node))
+    }
+
+    /// Counts a lookup of a node that is about to be named to the kernel.
+    fn named(&self, (node, attr): (Arc<Node>, Attr)) -> Result<Attr> {
+        self.inodes.remember(&node)?;
+        Ok(attr)
+    }
+
+    /// As `named`, for what was just made without set-id bits: it has no capabilities either.
+    fn made(&self, (node, attr): (Arc<Node>, Attr)) -> Result<(Arc<Inode>, Attr)> {
+        let inode = self.inodes.remember(&node)?;
+        inode.capability.clear(|| Ok(()))?;
+        if attr.mode & 0o6000 == 0 {
+            inode.set_id.clear(|| Ok(()))?;
+        }
+        Ok((inode, attr))
+    }
+
+    /// Clears what a change of the content must clear: capabilities always, set-id bits unless root made it.
+    pub(super) fn drop_privileges(&self, inode: &Inode, set_id: bool) -> Result<()> {
+        if set_id {
+            let kill = SetAttr {
+                kill_suid: true,
+                ..SetAttr::default()
+            };
+            inode
+                .set_id
+                .clear(|| self.volume.set_attr(&inode.node, &kill, None).map(drop))?;
+        }
+        inode
+            .capability
+            .clear(|| xattrs::drop_capability(&self.volume, &inode.node))
+    }
+
+    fn read_at<'a>(
+        &self,
+        handle: FileHandle,
+        offset: u64,
+        buffer: &'a mut [u8],
+    ) -> Result<&'a [u8]> {
+        let len = self
+            .volume
+            .read(&self.handles.find(handle)?.file, offset, buffer)?;
+        buffer.get(..len).ok_or_else(|| Error::errno(libc::EIO))
+    }
+
+    fn change_attr(
+        &self,
+        number: INodeNo,
+        handle: Option<FileHandle>,
+        set: &SetAttr,
+    ) -> Result<Attr> {
+        let inode = self.inodes.find(number)?;
+        let handle = handle.and_then(|handle| self.handles.find(handle).ok());
+        if set.size.is_some() {
+            self.drop_privileges(&inode, set.kill_suid)?;
+        }
+        let changed =
+            self.volume
+                .set_attr(&inode.node, set, handle.as_ref().map(|handle| &handle.file));
+        if set.mode.is_some() {
+            inode.set_id.may_be_set();
+        }
+        changed
+    }
+}
+
+fn caller(request: &Request, umask: u32) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        umask,
+    }
+}
+
+fn is_root(request: &Request) -> bool {
+    request.uid() == 0
+}
+
+fn send_entry(reply: ReplyEntry, attr: Attr) {
+    reply.entry(&TTL, &file_attr(&attr), GENERATION);
+}
+
+fn send_attr(reply: ReplyAttr, attr: Attr) {
+    reply.attr(&TTL, &file_attr(&attr));
+}
+
+fn send_ok(reply: ReplyEmpty, (): ()) {
+    reply.ok();
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.agreed = kernel::agree(config, self.want_writeback)?;
+        Ok(())
+    }
+
+    /// A name that is not there is told as number 0, so that the kernel remembers that too.
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = || match self.volume.lookup(&self.node(parent)?, name.as_bytes()) {
+            Ok(found) => Ok(file_attr(&self.named(found)?)),
+            Err(error) if opened::is(&error, libc::ENOENT) => Ok(bare_attr(0, Kind::File)),
+            Err(error) => Err(error),
+        };
+        answer("lookup", reply, found, |reply, attr| {
+            reply.entry(&TTL, &attr, GENERATION)
+        });
+    }
+
+    fn forget(&self, _: &Request, number: INodeNo, lookups: u64) {
+        unanswered("forget", || self.inodes.forget(number.0, lookups));
+    }
+
+    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        answer(
+            "getattr",
+            reply,
+            || self.volume.attr(&self.node(number)?),
+            send_attr,
+        );
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>, // the store sets it
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let kill_suid = size.is_some() && !is_root(request);
+        let (atime, mtime) = (atime.map(time_spec), mtime.map(time_spec));
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+            kill_suid,
+        };
+        answer(
+            "setattr",
+            reply,
+            || self.change_attr(number, handle, &set),
+            send_attr,
+        );
+    }
+
+    fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
+        let target = || self.volume.read_link(&self.node(number)?);
+        answer("readlink", reply, target, |reply, target| {
+            reply.data(&target)
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let make = || {
+            let kind = kind_of_mode(mode).ok_or_else(|| Error::errno(libc::EINVAL))?;
+            let (parent, caller) = (self.node(parent)?, caller(request, umask));
+            let made = self.volume.make_node(
+                &parent,
+                name.as_bytes(),
+                kind,
+                mode & 0o7777,
+                rdev.into(),
+                &caller,
+            )?;
+            Ok(self.made(made)?.1)
+        };
+        answer("mknod", reply, make, send_entry);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let make = || {
+            let (parent, caller) = (self.node(parent)?, caller(request, umask));
+            self.named(
+                self.volume
+                    .make_dir(&parent, name.as_bytes(), mode & 0o7777, &caller)?,
+            )
+        };
+        answer("mkdir", reply, make, send_entry);
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(
+            "unlink",
+            reply,
+            || self.volume.unlink(&self.node(parent)?, name.as_bytes()),
+            send_ok,
+        );
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(
+            "rmdir",
+            reply,
+            || self.volume.remove_dir(&self.node(parent)?, name.as_bytes()),
+            send_ok,
+        );
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let make = || {
+            let (parent, caller) = (self.node(parent)?, caller(request, 0));
+            let target = target.as_os_str().as_bytes();
+            self.named(
+                self.volume
+                    .make_symlink(&parent, name.as_bytes(), target, &caller)?,
+            )
+        };
+        answer("symlink", reply, make, send_entry);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let rename = || {
+            let mode = opened::rename_mode(flags)?;
+            let (parent, new_parent) = (self.node(parent)?, self.node(new_parent)?);
+            self.volume.rename(
+                &parent,
+                name.as_bytes(),
+                &new_parent,
+                new_name.as_bytes(),
+                mode,
+            )
+        };
+        answer("rename", reply, rename, send_ok);
+    }
+
+    fn link(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        new_parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let link = || {
+            let node = self.node(number)?;
+            let attr = self
+                .volume
+                .link(&node, &self.node(new_parent)?, name.as_bytes())?;
+            self.named((node, attr))
+        };
+        answer("link", reply, link, send_entry);
+    }
+
+    fn open(&self, request: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+        let open = || {
+            let inode = self.inodes.find(number)?;
+            let file = self.open_file(&inode, flags.0, is_root(request))?;
+            Ok(self.handles.insert(file, inode))
+        };
+        answer("open", reply, open, |reply, handle| {
+            reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE)
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let create = || {
+            let (parent, caller) = (self.node(parent)?, caller(request, umask));
+            let wanted = opened::flags(flags, self.agreed.writeback);
+            match self
+                .volume
+                .create(&parent, name.as_bytes(), mode & 0o7777, &caller, wanted)
+            {
+                Ok((node, attr, file)) => {
+                    let (inode, attr) = self.made((node, attr))?;
+                    Ok((attr, self.handles.insert(file, inode)))
+                }
+                Err(error) if opened::is(&error, libc::EEXIST) && flags & libc::O_EXCL == 0 => {
+                    self.open_existing(&parent, name, flags, is_root(request))
+                }
+                Err(error) => Err(error),
+            }
+        };
+        answer("create", reply, create, |reply, (attr, handle)| {
+            reply.created(
+                &TTL,
+                &file_attr(&attr),
+                GENERATION,
+                handle,
+                FopenFlags::FOPEN_KEEP_CACHE,
+            );
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        with_buffer(size as usize, |buffer| {
+            answer(
+                "read",
+                reply,
+                move || self.read_at(handle, offset, buffer),
+                |reply, data| reply.data(data),
+            );
+        });
+    }
+
+    /// Where the kernel says, also for a file opened to append: it holds the size, and pages of a shared mapping are
+    /// written through any handle.
+    fn write(
+        &self,
+        _: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let write = || {
+            let handle = self.handles.find(handle)?;
+            self.drop_privileges(
+                &handle.inode,
+                write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            )?;
+            self.volume.write(&handle.file, offset, data)
+        };
+        answer("write", reply, write, |reply, len| {
+            reply.written(len as u32)
+        });
+    }
+
+    /// Nothing is held back until close; refused once, the kernel asks no more.
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let release = || {
+            self.handles.release(handle);
+            Ok(())
+        };
+        answer("release", reply, release, send_ok);
+    }
+
+    fn fsync(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            "fsync",
+            reply,
+            || {
+                self.volume
+                    .fsync(&self.handles.find(handle)?.file, data_only)
+            },
+            send_ok,
+        );
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: fuser::OpenFlags, reply: ReplyOpen) {
+        if self.agreed.no_opendir {
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(
+                FileHandle(0),
+                FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+            );
+        }
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        let list = |reply: &mut ReplyDirectory| {
+            dirs::list(&self.volume, &self.inodes.find(number)?, offset, |entry| {
+                let name = OsStr::from_bytes(entry.name);
+                Ok(reply.add(INodeNo(entry.id), entry.next, file_type(entry.kind), name))
+            })
+        };
+        fill("readdir", reply, list, ReplyDirectory::ok);
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let list = |reply: &mut ReplyDirectoryPlus| {
+            let directory = self.inodes.find(number)?;
+            dirs::list(&self.volume, &directory, offset, |entry| {
+                dirs::add_plus(self, &directory, entry, reply)
+            })
+        };
+        fill("readdirplus", reply, list, ReplyDirectoryPlus::ok);
+    }
+
+    fn releasedir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: fuser::OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        answer(
+            "fsyncdir",
+            reply,
+            || self.volume.fsync_dir(&self.node(number)?),
+            send_ok,
+        );
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        answer(
+            "statfs",
+            reply,
+            || self.volume.usage(),
+            |reply, usage| {
+                let (unit, name_max) = (usage.block_size as u32, usage.name_max as u32);
+                let (files, files_free) = (usage.files, usage.files_free);
+                reply.statfs(
+                    usage.blocks,
+                    usage.free,
+                    usage.available,
+                    files,
+                    files_free,
+                    unit,
+                    name_max,
+                    unit,
+                );
+            },
+        );
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let set = || {
+            xattrs::set(
+                self,
+                &*self.inodes.find(number)?,
+                name.as_bytes(),
+                value,
+                flags,
+            )
+        };
+        answer("setxattr", reply, set, send_ok);
+    }
+
+    fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = || {
+            xattrs::fitting(
+                self.volume.xattr(&self.node(number)?, name.as_bytes())?,
+                size,
+            )
+        };
+        answer("getxattr", reply, value, |reply, value| {
+            xattrs::send(reply, &value, size)
+        });
+    }
+
+    fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let list = || {
+            let names = self.volume.xattr_names(&self.node(number)?)?;
+            xattrs::fitting(xattrs::joined(&names, is_root(request)), size)
+        };
+        answer("listxattr", reply, list, |reply, names| {
+            xattrs::send(reply, &names, size)
+        });
+    }
+
+    fn removexattr(&self, _: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(
+            "removexattr",
+            reply,
+            || {
+                self.volume
+                    .remove_xattr(&self.node(number)?, name.as_bytes())
+            },
+            send_ok,
+        );
+    }
+
+    /// The kernel checks permissions itself and never asks.
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let allocate = || {
+            let how = opened::fallocate_mode(mode)?;
+            let handle = self.handles.find(handle)?;
+            self.drop_privileges(&handle.inode, !is_root(request))?;
+            self.volume.allocate(&handle.file, how, offset, len)
+        };
+        answer("fallocate", reply, allocate, send_ok);
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let seek = || {
+            let to = opened::seek_to(whence)?;
+            let offset = u64::try_from(offset).map_err(|_| Error::errno(libc::ENXIO))?;
+            let found = self
+                .volume
+                .seek(&self.handles.find(handle)?.file, offset, to)?;
+            i64::try_from(found).map_err(|_| Error::errno(libc::EOVERFLOW))
+        };
+        answer("lseek", reply, seek, ReplyLseek::offset);
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _from_number: INodeNo,
+        from: FileHandle,
+        from_offset: u64,
+        _to_number: INodeNo,
+        to: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let copy = || {
+            let (from, to): (Arc<Handle>, Arc<Handle>) =
+                (self.handles.find(from)?, self.handles.find(to)?);
+            self.drop_privileges(&to.inode, !is_root(request))?;
+            let len = len.min(u64::from(u32::MAX)); // the reply counts in 32 bits
+            self.volume
+                .copy_range(&from.file, from_offset, &to.file, to_offset, len)
+        };
+        answer("copy_file_range", reply, copy, |reply, copied| {
+            reply.written(copied as u32)
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _room: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getlk(
+        &self,
+        _: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _kind: i32,
+        _pid: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setlk(
+        &self,
+        _: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _kind: i32,
+        _pid: u32,
+        _sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}

@@ -1,0 +1,76 @@
+//! Open files by the handle numbers that the kernel holds, and the buffers that reads fill.
+//!
+//! Invariant: a handle number is never given twice; a handle lives until the kernel released it and no request uses it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fuser::FileHandle;
+
+use super::inodes::Inode;
+use crate::volume::{Error, OpenFile, Result};
+
+/// Locks among which the table is divided.
+const SHARDS: usize = 16;
+
+/// An open file, and the inode it was opened on.
+pub(super) struct Handle {
+    /// The volume's handle; dropping it closes.
+    pub(super) file: OpenFile,
+    /// The inode.
+    pub(super) inode: Arc<Inode>,
+}
+
+/// All open files.
+#[derive(Default)]
+pub(super) struct Handles {
+    last: AtomicU64,
+    shards: [Mutex<HashMap<u64, Arc<Handle>>>; SHARDS],
+}
+
+impl Handles {
+    /// Takes an open file in and gives it a number, from 1 up.
+    pub(super) fn insert(&self, file: OpenFile, inode: Arc<Inode>) -> FileHandle {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shard(number)
+            .insert(number, Arc::new(Handle { file, inode }));
+        FileHandle(number)
+    }
+
+    /// The open file of a number; EBADF if there is none.
+    pub(super) fn find(&self, handle: FileHandle) -> Result<Arc<Handle>> {
+        self.shard(handle.0)
+            .get(&handle.0)
+            .cloned()
+            .ok_or_else(|| Error::errno(libc::EBADF))
+    }
+
+    /// Takes a file out; the last request that uses it closes it.
+    pub(super) fn release(&self, handle: FileHandle) {
+        let released = self.shard(handle.0).remove(&handle.0);
+        drop(released); // after the lock: closing may call the store
+    }
+
+    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<Handle>>> {
+        let [first, ..] = &self.shards;
+        let shard = self.shards.get(number as usize % SHARDS).unwrap_or(first);
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `work` on this thread's read buffer, `len` bytes of it; what they hold is of no meaning.
+pub(super) fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        let (room, _) = buffer.split_at_mut(len);
+        work(room)
+    })
+}

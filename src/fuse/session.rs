@@ -1,0 +1,129 @@
+//! A mount from beginning to end: mounted, served until it is unmounted, by a signal or from outside.
+//!
+//! SIGTERM, SIGINT and SIGHUP unmount. While programs hold files in it the mount goes out of sight and is served until they
+//! close them; a second signal cuts it off, and what they still do fails. The caller closes the volume after `serve`.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config, Session, SessionACL};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::adapter::Adapter;
+use super::mounted::Mounted;
+use super::mountpoint::{self, ServeError};
+use super::options::MountOptions;
+use super::signals::EndingSignals;
+use crate::volume::Volume;
+
+/// Mounts a volume and serves it until it is unmounted. Calls `ready` once the mount answers. As root by mount(2), else
+/// through fusermount3.
+///
+/// Sets the process's umask to 0 (modes come from the kernel whole) and its limit of open files as high as it may be.
+pub fn serve(
+    volume: Arc<Volume>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    ready: impl FnOnce() + Send,
+) -> Result<(), ServeError> {
+    let path = mountpoint::suitable(mountpoint, &options.vault)?;
+    rustix::process::umask(Mode::empty());
+    raise_file_limit();
+    let signals = EndingSignals::catch()?;
+    let clone_fd = mountpoint::can_clone();
+    let device = mountpoint::mount(&path, options)?;
+    let mut config = Config::default();
+    config.acl = SessionACL::All; // the kernel holds others off; fuser would refuse the kernel's own requests too
+    config.n_threads = Some(options.thread_count());
+    config.clone_fd = clone_fd;
+    let adapter = Adapter::new(volume, options.writeback);
+    let session = Session::from_fd(adapter, device, SessionACL::All, config).inspect_err(|_| {
+        let _ = mountpoint::take_off(&path, true);
+    })?;
+    let mounted = Mounted::at(&path)?;
+    if options.tune && rustix::process::geteuid().is_root() {
+        mounted
+            .iter()
+            .for_each(|mounted| mounted.tune(options.writeback));
+    }
+    run(session, signals.as_ref(), mounted.as_ref(), ready)
+}
+
+/// Serves in a thread of its own, so that `ready` may do what it likes.
+fn run(
+    session: Session<Adapter>,
+    signals: Option<&EndingSignals>,
+    mounted: Option<&Mounted>,
+    ready: impl FnOnce() + Send,
+) -> Result<(), ServeError> {
+    thread::scope(|scope| {
+        let server = scope.spawn(|| session.run());
+        if let (Some(signals), Some(mounted)) = (signals, mounted) {
+            scope.spawn(move || end_on_signal(signals, mounted));
+        }
+        ready();
+        let served = server
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a serving thread panicked")));
+        signals.into_iter().for_each(EndingSignals::end);
+        Ok(served?)
+    })
+}
+
+fn end_on_signal(signals: &EndingSignals, mounted: &Mounted) {
+    let mut seen = 0;
+    let mut detached = false;
+    while let Ok(true) = signals.wait(&mut seen) {
+        if detached {
+            tracing::warn!(
+                "a second signal: {} is cut off while files in it are open",
+                mounted.path.display()
+            );
+            if let Err(error) = mounted.abort() {
+                tracing::error!("the mount could not be cut off: {error}");
+            }
+        } else {
+            detached = unmount(mounted);
+        }
+    }
+}
+
+/// Unmounts, lazily where it is in use; whether it goes on to be served.
+fn unmount(mounted: &Mounted) -> bool {
+    let path = &mounted.path;
+    if !mounted.is_on_top() {
+        tracing::warn!(
+            "{} is no longer this mount, or hidden by another: served until it is closed",
+            path.display()
+        );
+        return true;
+    }
+    match mountpoint::take_off(path, false) {
+        Ok(()) => return false,
+        Err(ServeError::Busy(_)) => {
+            tracing::warn!(
+                "{} is in use: out of sight now, served until its last file is closed",
+                path.display()
+            );
+        }
+        Err(error) => tracing::warn!("{error}"),
+    }
+    if let Err(error) = mountpoint::take_off(path, true) {
+        tracing::error!("{error}");
+    }
+    true
+}
+
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+}

@@ -1,0 +1,94 @@
+//! Extended attributes in the kernel's protocol: sizes first, values after, names joined.
+
+use std::sync::Arc;
+
+use fuser::ReplyXattr;
+
+use super::adapter::Adapter;
+use super::inodes::Inode;
+use super::opened::is;
+use crate::volume::{Error, Node, Result, Volume};
+
+const CAPABILITY: &[u8] = b"security.capability";
+/// Names that only the administrator is shown.
+const TRUSTED: &[u8] = b"trusted.";
+
+/// setxattr(2).
+pub(super) fn set(
+    adapter: &Adapter,
+    inode: &Inode,
+    name: &[u8],
+    value: &[u8],
+    flags: i32,
+) -> Result<()> {
+    let (create, replace) = (
+        flags & libc::XATTR_CREATE != 0,
+        flags & libc::XATTR_REPLACE != 0,
+    );
+    if create && replace {
+        return Err(Error::errno(libc::EINVAL));
+    }
+    let done = adapter
+        .volume
+        .set_xattr(&inode.node, name, value, create, replace);
+    if name == CAPABILITY {
+        inode.capability.may_be_set();
+    }
+    done
+}
+
+/// Removes file capabilities, if there are any.
+pub(super) fn drop_capability(volume: &Volume, node: &Arc<Node>) -> Result<()> {
+    match volume.remove_xattr(node, CAPABILITY) {
+        Err(error) if is(&error, libc::ENODATA) || is(&error, libc::EOPNOTSUPP) => Ok(()),
+        done => done,
+    }
+}
+
+/// Names as listxattr(2) gives them, each with a NUL after it.
+pub(super) fn joined(names: &[Vec<u8>], by_root: bool) -> Vec<u8> {
+    let mut joined = Vec::new();
+    for name in names
+        .iter()
+        .filter(|name| by_root || !name.starts_with(TRUSTED))
+    {
+        joined.extend_from_slice(name);
+        joined.push(0);
+    }
+    joined
+}
+
+/// The bytes, if they fit into `room`; ERANGE if not. Room 0 asks for the size only.
+pub(super) fn fitting(bytes: Vec<u8>, room: u32) -> Result<Vec<u8>> {
+    if room != 0 && bytes.len() > room as usize {
+        Err(Error::errno(libc::ERANGE))
+    } else {
+        Ok(bytes)
+    }
+}
+
+/// Sends the bytes, or their number where room is 0.
+pub(super) fn send(reply: ReplyXattr, bytes: &[u8], room: u32) {
+    match room {
+        0 => reply.size(bytes.len() as u32),
+        _ => reply.data(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_trusted_names_to_root_only() {
+        let names = [b"user.a".to_vec(), b"trusted.b".to_vec()];
+        assert_eq!(joined(&names, true), b"user.a\0trusted.b\0");
+        assert_eq!(joined(&names, false), b"user.a\0");
+    }
+
+    #[test]
+    fn too_little_room_is_said() {
+        assert!(is(&fitting(vec![0; 5], 4).unwrap_err(), libc::ERANGE));
+        assert_eq!(fitting(vec![0; 5], 0).unwrap().len(), 5);
+    }
+}
