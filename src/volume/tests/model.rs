@@ -212,8 +212,20 @@ fn mode(rng: &mut Rng) -> RenameMode {
     ][rng.below(4)]
 }
 
+/// What was done in a sequence; shown if it fails.
+struct Story(u64, Vec<String>);
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}:", self.0);
+            self.1.iter().for_each(|line| eprintln!("  {line}"));
+        }
+    }
+}
+
 /// One random operation on both; panics where they differ.
-fn step(rng: &mut Rng, volume: &Volume, model: &mut Model) {
+fn step(rng: &mut Rng, volume: &Volume, model: &mut Model, story: &mut Story) {
     let dirs = model.dirs();
     let (at, path) = dirs[rng.below(dirs.len())].clone();
     let (to, to_path) = dirs[rng.below(dirs.len())].clone();
@@ -221,6 +233,16 @@ fn step(rng: &mut Rng, volume: &Volume, model: &mut Model) {
     let (one, two) = (name(rng), name(rng));
     let permissions = [0o600, 0o644, 0o755, 0o400][rng.below(4)];
     let op = rng.below(14);
+    let shown = |path: &[Vec<u8>], name: &[u8]| {
+        let all = path.iter().map(Vec::as_slice).chain([name]);
+        all.map(|name| String::from_utf8_lossy(&name[..name.len().min(4)]).into_owned())
+            .collect::<Vec<_>>()
+            .join("/")
+    };
+    let (here, there) = (shown(&path, &one), shown(&to_path, &two));
+    story
+        .1
+        .push(format!("op {op} mode {permissions:o} {here} -> {there}"));
     let (got, want) = match op {
         0 | 1 => (
             code(&volume.create(&dir, &one, permissions, &me(), READ_WRITE)),
@@ -245,12 +267,20 @@ fn step(rng: &mut Rng, volume: &Volume, model: &mut Model) {
         ),
         8..=10 => {
             let mode = mode(rng);
+            story.1.push(format!("  {mode:?}"));
             (
                 code(&volume.rename(&dir, &one, &to_dir, &two, mode)),
                 model.rename(at, &one, to, &two, mode),
             )
         }
-        _ => on_object(rng, volume, model, (&dir, at, &one), (&to_dir, to, &two)),
+        _ => on_object(
+            rng,
+            volume,
+            model,
+            (&dir, at, &one),
+            (&to_dir, to, &two),
+            story,
+        ),
     };
     assert_eq!(
         got, want,
@@ -265,13 +295,16 @@ fn on_object(
     model: &mut Model,
     (dir, at, one): (&Arc<Node>, usize, &[u8]),
     (to_dir, to, two): (&Arc<Node>, usize, &[u8]),
+    story: &mut Story,
 ) -> (i32, i32) {
     let found = volume.lookup(dir, one);
     let Some(object) = model.entries(at).get(one).copied() else {
         return (code(&found), libc::ENOENT);
     };
     let node = found.unwrap().0;
-    match rng.below(4) {
+    let which = rng.below(4);
+    story.1.push(format!("  on object {object}, {which}"));
+    match which {
         0 => (
             code(&volume.link(&node, to_dir, two)),
             model.link(object, to, two),
@@ -380,6 +413,7 @@ fn compare_object(volume: &Volume, dir: &Arc<Node>, name: &[u8], object: &Object
 fn sequences(suite: Suite, count: u64, steps: usize) {
     for seed in 0..count {
         let mut rng = Rng(seed * 7919 + 1);
+        let mut story = Story(seed, Vec::new());
         let mut bench = Bench::new(suite);
         let mut model = Model::new();
         let mut volume = bench.open();
@@ -395,14 +429,16 @@ fn sequences(suite: Suite, count: u64, steps: usize) {
             .unwrap();
         for _ in 0..3 {
             for _ in 0..steps {
-                step(&mut rng, &volume, &mut model);
+                step(&mut rng, &volume, &mut model, &mut story);
             }
             compare(&volume, &model);
             volume = if rng.below(2) == 0 {
+                story.1.push("close".to_owned());
                 volume.close().unwrap();
                 drop(volume);
                 bench.open()
             } else {
+                story.1.push("kill".to_owned());
                 drop(volume);
                 bench.open_after_kill()
             };
