@@ -2,8 +2,6 @@
 //! does not count; the old area is zeroed once the new one is durable. Never touches data. Invariant: at every moment one
 //! area that holds is on the store.
 
-use std::sync::atomic::Ordering;
-
 use crate::crypto::Secret;
 use crate::format::header::{AREAS_AT, CORE_AT, PAGE0, SECTOR, STATES_AT};
 use crate::store::File;
@@ -47,7 +45,7 @@ impl FileState {
     /// # Errors
     /// EIO while the re-wrapped header is not known to be durable.
     pub(crate) fn rewrap_finish(&self) -> Result<()> {
-        if !self.lock_owed().is_durable() || self.distrusts_store.load(Ordering::Acquire) {
+        if !self.lock_owed().is_durable() {
             return Err(Error::errno(libc::EIO));
         }
         let Some((header, _)) = self.stored_header()? else {
@@ -130,7 +128,7 @@ impl FileState {
             })?)
         };
         let changed = with_header(&content, &mut change);
-        self.lock_owed().changed();
+        self.lock_owed().wrote_areas();
         changed.map(|()| written)
     }
 }

@@ -9,13 +9,14 @@ use crate::volume::error::Result;
 use crate::volume::file::backing::restore_mtime;
 use crate::volume::file::body::{Body, Mark};
 use crate::volume::file::names::Captured;
+use crate::volume::file::owed::OwedMark;
 use crate::volume::file::shell::{Content, FileState};
 
 /// A file in a pass.
 pub(in crate::volume) struct Settling {
     pub(in crate::volume) state: Arc<FileState>,
     body: Option<(Arc<dyn Body>, Mark)>,
-    owed: u64,
+    owed: OwedMark,
     /// `None`: names are changing, the file can become durable but not settle.
     names: Option<Captured>,
 }
@@ -51,19 +52,16 @@ impl Settling {
 
     /// After a sync that began after `begin` or the last step and ended well: whether it covered the whole file.
     pub(in crate::volume) fn synced(&self) -> bool {
-        if self.state.distrusts_store.load(Ordering::Acquire) {
-            return false;
-        }
-        let covered = self
-            .body
-            .as_ref()
-            .is_none_or(|(body, mark)| body.synced(*mark));
         let mut owed = self.state.lock_owed();
-        if owed.failed() {
+        if !owed.store_synced(self.owed) {
             return false;
         }
-        owed.synced(self.owed);
-        covered && owed.is_durable()
+        let owes_nothing = owed.is_durable();
+        drop(owed);
+        self.body
+            .as_ref()
+            .is_none_or(|(body, mark)| body.synced(*mark))
+            && owes_nothing
     }
 
     /// Of a file that a sync did not cover: whether only a sync of its own can, since one of it failed before.
@@ -72,9 +70,7 @@ impl Settling {
             .body
             .as_ref()
             .is_some_and(|(body, mark)| body.mark() == *mark && !body.is_durable());
-        body_failed
-            || self.state.lock_owed().failed()
-            || self.state.distrusts_store.load(Ordering::Acquire)
+        body_failed || self.state.lock_owed().distrusts_store()
     }
 
     /// Whether a directory change must be durable before tags are dropped.
@@ -151,6 +147,6 @@ impl FileState {
 
     /// A sync of the whole store failed: only a sync of this file tells whether it is durable.
     pub(in crate::volume) fn distrust_store(&self) {
-        self.distrusts_store.store(true, Ordering::Release);
+        self.lock_owed().sync_failed();
     }
 }

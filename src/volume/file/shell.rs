@@ -1,8 +1,8 @@
 //! The state of one inode's contents in memory: empty, not read yet, or a body of the volume's suite. Owns the change
 //! between empty and not empty, and what is known of the file's names; hands everything else to the body. Knows no path.
 //!
-//! Lock order: `quiet` < `content` < `extend` < the body's locks; `names`, `owed` and the settler's list last, never over
-//! a call that writes. `content` is held shared by every operation and alone where the body is exchanged or re-wrapped.
+//! Lock order: `quiet` < `content` < `syncing`, `extend` < the body's locks; `names`, `owed` and the settler's list last,
+//! never over a call that writes. `content` is held shared by every operation and alone where the body is exchanged or re-wrapped.
 //! `quiet` is held by what changes names or times and by settling, so that none of these falls into another.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,14 +50,13 @@ pub(crate) struct FileState {
     pub(super) quiet: Mutex<()>,
     /// Counts the begins and ends of changes by users, for settling: an mtime that one of them set is not put back.
     pub(super) user_changes: AtomicU64,
+    syncing: Mutex<()>,
     /// Held by whoever makes the file longer, so that an append finds its end where it was.
     extend: Mutex<()>,
     pub(super) names: Mutex<KnownNames>,
     pub(super) owed: Mutex<Owed>,
     /// Whether the settler has it.
     pub(in crate::volume) listed: AtomicBool,
-    /// Whether a sync of the whole store failed since this file was synced: then only its own sync tells.
-    pub(super) distrusts_store: AtomicBool,
     /// When it was last changed, milliseconds since `START`.
     changed_at: AtomicU64,
 }
@@ -82,11 +81,11 @@ impl FileState {
             content: RwLock::new(Content::Unread),
             quiet: Mutex::new(()),
             user_changes: AtomicU64::new(0),
+            syncing: Mutex::new(()),
             extend: Mutex::new(()),
             names: Mutex::new(KnownNames::new(here)),
             owed: Mutex::default(),
             listed: AtomicBool::new(false),
-            distrusts_store: AtomicBool::new(false),
             changed_at: AtomicU64::new(0),
         })
     }
@@ -246,7 +245,9 @@ impl FileState {
             return Ok(());
         }
         let content = self.content_shared();
-        if self.lock_owed().failed() {
+        // One at a time, so that an error which one is told reaches all.
+        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lock_owed().areas_wait() {
             self.rewrite_areas(&content)?;
         }
         let mark = self.lock_owed().mark();
@@ -255,12 +256,9 @@ impl FileState {
             _ if metadata => self.backing.sync_all().map_err(Error::from),
             _ => self.backing.sync_data().map_err(Error::from),
         };
-        match &synced {
-            Ok(()) => {
-                self.lock_owed().synced(mark);
-                self.distrusts_store.store(false, Ordering::Release);
-            }
-            Err(_) => self.lock_owed().not_synced(),
+        match synced {
+            Ok(()) => self.lock_owed().synced(mark),
+            Err(_) => self.lock_owed().sync_failed(),
         }
         synced
     }

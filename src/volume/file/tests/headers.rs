@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{all, rotate};
+use super::{all, breakable, rotate};
 use crate::format::ids::KeyVersion;
 use crate::format::suite::Suite;
-use crate::store::{MemoryStore, SetTimes, Store, Time, TimeSpec};
+use crate::store::{Call, MemoryStore, SetTimes, Store, Time, TimeSpec};
 use crate::volume::Error;
 use crate::volume::fixture::Fixture;
 use crate::volume::keyring::Allowed;
@@ -184,4 +184,30 @@ fn a_version_that_the_volume_does_not_allow_is_not_asked_for() {
         versions: vec![KeyVersion(2)],
     });
     assert!(matches!(mounted.file("f").size(), Err(Error::Damaged(_))));
+}
+
+#[test]
+fn an_old_key_area_stays_while_the_sync_of_the_new_one_failed() {
+    for calls in [[Call::SyncStore, Call::SyncFile], [Call::SyncFile; 2]] {
+        let broken = breakable(Suite::Xts);
+        broken.mounted.file("f").write(0, b"data").unwrap();
+        broken.mounted.settler.settle_all().unwrap();
+        rotate(&broken.fixture, &broken.mounted);
+        let file = broken.mounted.file("f");
+        assert!(file.rewrap().unwrap());
+        broken.store.fail_from(&calls, 0, libc::EIO);
+        assert!(file.sync(false).is_err());
+        let _ = broken.mounted.settler.sync_store();
+        assert!(file.rewrap_finish().is_err());
+        broken.store.heal();
+        let before = broken.memory.writes();
+        file.sync(false).unwrap();
+        assert!(
+            broken.memory.writes().since(&before).of(Call::Write) > 0,
+            "the area is written again"
+        );
+        file.rewrap_finish().unwrap();
+        broken.mounted.settler.settle_all().unwrap();
+        assert_eq!(all(&broken.reopened()), b"data");
+    }
 }
