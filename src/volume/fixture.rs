@@ -53,7 +53,11 @@ impl Fixture {
             self.keys.clone(),
             VOLUME,
             KEY,
-            Allowed { current, versions },
+            Allowed {
+                current,
+                versions,
+                algorithms: vec![WrapAlgorithm::AesGcmSiv],
+            },
         );
         let env = Arc::new(Env::new(
             store,

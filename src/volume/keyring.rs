@@ -7,7 +7,7 @@ use crate::crypto::Secret;
 use crate::format::header::KeyArea;
 use crate::format::ids::{FileId, KeyId, KeyVersion, VolumeId};
 use crate::format::suite::Envelope;
-use crate::format::wrap::{self, Purpose};
+use crate::format::wrap::{self, Purpose, WrapAlgorithm};
 use crate::keys::{KeyProvider, Wrapped};
 use crate::volume::error::{Error, Result};
 
@@ -26,6 +26,8 @@ pub(crate) struct Allowed {
     pub(crate) current: KeyVersion,
     /// Every version that a header may name, `current` among them.
     pub(crate) versions: Vec<KeyVersion>,
+    /// Every algorithm that a header may name.
+    pub(crate) algorithms: Vec<WrapAlgorithm>,
 }
 
 impl KeyRing {
@@ -67,9 +69,11 @@ impl KeyRing {
     /// Unwraps a header's data key. Damaged if the area names a key, version or envelope that the volume file does not.
     pub(crate) fn unwrap(&self, file: &FileId, area: &KeyArea) -> Result<Secret<32>> {
         let version = KeyVersion(area.key_version);
+        let allowed = self.allowed();
         if area.envelope != Envelope::Direct
             || area.key_id != self.key
-            || !self.allowed().versions.contains(&version)
+            || !allowed.versions.contains(&version)
+            || !allowed.algorithms.contains(&area.algorithm)
         {
             return Err(Error::Damaged(format!(
                 "a header names key {} version {version}, which the volume file does not allow",

@@ -116,6 +116,7 @@ pub(crate) fn allowed(file: &VolumeFile) -> Result<Allowed> {
     Ok(Allowed {
         current: entry.wraps_with,
         versions: entry.versions.clone(),
+        algorithms: entry.algorithms.clone(),
     })
 }
 

@@ -182,6 +182,7 @@ fn a_version_that_the_volume_does_not_allow_is_not_asked_for() {
     mounted.env.ring.allow(Allowed {
         current: KeyVersion(2),
         versions: vec![KeyVersion(2)],
+        ..mounted.env.ring.allowed()
     });
     assert!(matches!(mounted.file("f").size(), Err(Error::Damaged(_))));
 }

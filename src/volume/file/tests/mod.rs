@@ -81,5 +81,9 @@ impl Broken {
 fn rotate(fixture: &Fixture, mounted: &Mounted) {
     let current = fixture.keys.add_version();
     let versions = (1..=current.0).map(KeyVersion).collect();
-    mounted.env.ring.allow(Allowed { current, versions });
+    mounted.env.ring.allow(Allowed {
+        current,
+        versions,
+        ..mounted.env.ring.allowed()
+    });
 }
