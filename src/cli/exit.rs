@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::fuse::ServeError;
+use crate::fuse::control::ControlError;
 use crate::keys::source::SourceError;
 use crate::keys::{KeyError, KeystoreError};
 use crate::volume;
@@ -27,6 +29,31 @@ pub(super) enum Code {
     NoKeystore = 12,
     RotationIncomplete = 13,
     Busy = 14,
+}
+
+impl Code {
+    const ALL: [Self; 15] = [
+        Self::Ok,
+        Self::Failure,
+        Self::Usage,
+        Self::Secret,
+        Self::KeystoreDamaged,
+        Self::NoSuchKey,
+        Self::KeyDisabled,
+        Self::InUse,
+        Self::NotAVolume,
+        Self::Damaged,
+        Self::Pinned,
+        Self::Mount,
+        Self::NoKeystore,
+        Self::RotationIncomplete,
+        Self::Busy,
+    ];
+
+    /// The code with this number.
+    pub(super) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| *code as u8 == number)
+    }
 }
 
 impl From<Code> for ExitCode {
@@ -85,6 +112,12 @@ fn classify(error: &anyhow::Error) -> (Code, Option<&'static str>) {
     }
     if let Some(error) = error.downcast_ref::<KeyError>() {
         return key(error);
+    }
+    if let Some(error) = error.downcast_ref::<ControlError>() {
+        return control(error);
+    }
+    if error.is::<ServeError>() {
+        return (Code::Mount, None);
     }
     if error.is::<SourceError>() {
         return (Code::Secret, None);
@@ -164,18 +197,28 @@ fn key(error: &KeyError) -> (Code, Option<&'static str>) {
     }
 }
 
+fn control(error: &ControlError) -> (Code, Option<&'static str>) {
+    match error {
+        ControlError::Unreachable { .. } => (
+            Code::InUse,
+            Some("ask as the user who mounted it, on the same host, or unmount it first"),
+        ),
+        ControlError::Refused { kind, .. } if kind == "damaged" => (Code::Damaged, None),
+        ControlError::Refused { kind, .. } if kind == "in-use" || kind == "unmounting" => {
+            (Code::InUse, None)
+        }
+        _ => (Code::Failure, None),
+    }
+}
+
 fn volume(error: &volume::Error) -> (Code, Option<&'static str>) {
     match error {
         volume::Error::Key(error) => key(error),
         volume::Error::InUse(_) => (Code::InUse, None),
         volume::Error::NotAVolume(_) => (Code::NotAVolume, None),
         volume::Error::Damaged(_) => (Code::Damaged, Some("put it back from a backup")),
-        volume::Error::Pinned(_) => (
-            Code::Pinned,
-            Some(
-                "if you put a backup back on purpose, give --expect-volume with the pin that \"info\" shows",
-            ),
-        ),
+        // The sentence itself gives the pin to accept.
+        volume::Error::Pinned(_) => (Code::Pinned, None),
         _ => (Code::Failure, None),
     }
 }

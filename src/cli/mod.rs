@@ -3,15 +3,24 @@
 //! Invariant: no secret comes from or goes to an argument, the value of a variable, or a log line.
 
 mod args;
+mod daemon;
 mod exit;
+mod export;
 mod harden;
+mod info;
 mod init;
+mod inside;
 mod key;
 mod keystore;
+mod mount;
+mod mounts;
+mod opening;
 mod places;
+mod rotate;
 mod secrets;
 mod text;
 mod unlock;
+mod up;
 
 use std::process::ExitCode;
 
@@ -34,8 +43,8 @@ pub fn main() -> ExitCode {
             .into();
         }
     };
-    harden::process();
     text::log_to_stderr();
+    harden::process();
     match run(&cli) {
         Ok(code) => code.into(),
         Err(error) => {
@@ -49,7 +58,19 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<Code> {
     let global = &cli.global;
     match &cli.command {
+        Command::Up(args) => return up::up(global, args),
         Command::Init(args) => init::init(global, args),
+        Command::Mount(args) => return mount::mount(global, args),
+        Command::Umount { mountpoint } => mount::umount(mountpoint),
+        Command::Info { output, path } => info::info(path, output.json),
+        Command::Rotate {
+            output,
+            trust,
+            path,
+        } => return rotate::rotate(global, trust, path, output.json),
+        Command::Ls { inside, output } => inside::ls(global, inside, output.json),
+        Command::Cat(inside) => inside::cat(global, inside),
+        Command::Export { inside, target } => return export::export(global, inside, target),
         Command::Keystore { command } => keystore::run(global, command),
         Command::Key { command } => key::run(global, command),
     }?;

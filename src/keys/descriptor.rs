@@ -9,7 +9,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 ///
 /// # Errors
 /// EBADF where no such descriptor is open; EINVAL for a negative number, or 1 and 2, which the program writes to.
-pub(super) fn claim(number: i32) -> io::Result<File> {
+pub fn claim(number: i32) -> io::Result<File> {
     if number < 0 || number == 1 || number == 2 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }

@@ -1,0 +1,118 @@
+//! `strongroom mount`: in the foreground, or by a daemon that the command starts, waits for and leaves behind.
+//!
+//! Invariant: the daemon is this program run again, so it has no thread, lock or key from before; what opens the keystore
+//! reaches it through pipes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::{Global, MountArgs};
+use super::exit::{Code, failure};
+use super::{daemon, mounts, opening, unlock};
+use crate::fuse::control::{Client, Control};
+use crate::fuse::{self, MountOptions};
+use crate::volume;
+
+/// How long `umount` waits for the daemon to settle what was written.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Runs the command.
+pub(super) fn mount(global: &Global, args: &MountArgs) -> anyhow::Result<Code> {
+    let options = options(args)?;
+    match args.ready_fd {
+        Some(number) => Ok(daemon::report(number, |ready| {
+            serve(global, args, &options, ready)
+        })),
+        None if args.foreground => serve(global, args, &options, || {}).map(|()| Code::Ok),
+        None => {
+            let secrets = super::secrets::gather(global)?;
+            daemon::start(global, args, secrets)
+        }
+    }
+}
+
+fn options(args: &MountArgs) -> anyhow::Result<MountOptions> {
+    let vault = mounts::resolve(&args.directory)?;
+    let mut options = MountOptions::new(vault);
+    for list in &args.options {
+        options
+            .take(list)
+            .map_err(|error| failure(Code::Usage, error.to_string()))?;
+    }
+    options.read_only |= args.read_only;
+    options.allow_other |= args.allow_other;
+    Ok(options)
+}
+
+/// Mounts and serves until it is unmounted.
+fn serve(
+    global: &Global,
+    args: &MountArgs,
+    options: &MountOptions,
+    ready: impl FnOnce() + Send,
+) -> anyhow::Result<()> {
+    let mountpoint = mounts::resolve(&args.mountpoint)?;
+    let id = volume::info(&mounts::store(&options.vault)?)?.volume;
+    let keystore = unlock::open(global)?;
+    let volume = opening::open(
+        &options.vault,
+        keystore,
+        &args.trust,
+        options.read_only,
+        options.in_place,
+    )?;
+    let socket = mounts::socket_of(&id, options.read_only, &mountpoint)?;
+    let about = about(&options.vault, &mountpoint, options.read_only);
+    let mut control = Control::listen(&socket, volume.clone(), about).map_err(|error| {
+        failure(
+            Code::Mount,
+            format!("control socket {}: {error}", socket.display()),
+        )
+    })?;
+    // The daemon holds no directory but its own.
+    std::env::set_current_dir("/")?;
+    let served = fuse::serve(volume.clone(), &mountpoint, options, ready);
+    control.finish();
+    let closed = volume.close();
+    drop(control);
+    served?;
+    Ok(closed?)
+}
+
+fn about(vault: &Path, mountpoint: &Path, read_only: bool) -> serde_json::Value {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    json!({
+        "vault": text(vault),
+        "mountpoint": text(mountpoint),
+        "read_only": read_only,
+        "pid": std::process::id(),
+    })
+}
+
+/// Unmounts, and returns when the daemon has let the volume go.
+pub(super) fn umount(mountpoint: &Path) -> anyhow::Result<()> {
+    let path: PathBuf = mounts::resolve(mountpoint)?;
+    let found = mounts::find(&path)?;
+    let mounted = found
+        .mounted
+        .filter(|mounted| mounted.mountpoint == path)
+        .ok_or_else(|| {
+            failure(
+                Code::Mount,
+                format!("no volume is mounted at {}", mountpoint.display()),
+            )
+        })?;
+    // Asked before, answered after. A daemon that is gone, or another user's, cannot be waited for.
+    let watch = mounts::socket(&mounted)
+        .ok()
+        .and_then(|socket| Client::connect(&socket).ok()?.watch().ok());
+    fuse::unmount(&path)?;
+    if let Some(watch) = watch {
+        watch.closed(PATIENCE).map_err(|_| {
+            failure(Code::Busy, "it is unmounted, and its daemon is still settling files: wait for it before you mount again")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! `strongroom up`: from nothing to a mounted volume.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+
+use super::args::{Global, MountArgs, Trust, UpArgs};
+use super::exit::{Code, at, failure};
+use super::unlock::{self, NewKeystore};
+use super::{daemon, init, mounts, places, secrets};
+use crate::keys::Keystore;
+use crate::keys::software::Place;
+use crate::volume;
+
+pub(super) fn up(global: &Global, args: &UpArgs) -> anyhow::Result<Code> {
+    let keystore_path = places::keystore(global)?;
+    if keystore_path.symlink_metadata().is_err() {
+        if global.passphrase_fd.is_some() {
+            return Err(failure(
+                Code::Usage,
+                "there is no keystore yet, and a descriptor can be read only once: run \"strongroom keystore init\" first",
+            ));
+        }
+        unlock::make(global, &keystore_path, &NewKeystore::default())?;
+    }
+    let secrets = secrets::gather(global)?;
+    if !is_volume(args)? {
+        let keystore = Keystore::open(&Place::at(&keystore_path)?, &secrets)?;
+        init::make_volume(&keystore, &args.new, &args.vault)?;
+    }
+    if args.mountpoint.symlink_metadata().is_err() {
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&args.mountpoint)
+            .map_err(at(&args.mountpoint))?;
+    }
+    let vault = mounts::resolve(&args.vault)?;
+    let found = mounts::find(&args.mountpoint)?;
+    match found
+        .mounted
+        .filter(|mounted| mounted.mountpoint == found.vault || mounted.vault == vault)
+    {
+        Some(mounted) if mounted.vault == vault => {}
+        Some(mounted) => {
+            let other = mounted.vault.display();
+            return Err(failure(
+                Code::Mount,
+                format!(
+                    "{} shows another volume, {other}",
+                    args.mountpoint.display()
+                ),
+            ));
+        }
+        None => {
+            daemon::start(global, &mount_args(args), secrets)?;
+        }
+    }
+    let (vault, mountpoint) = (args.vault.display(), args.mountpoint.display());
+    println!("Work in {mountpoint}: what you write there lies encrypted in {vault}.");
+    println!(
+        "When done: strongroom umount {mountpoint} (and strongroom up {vault} {mountpoint} to come back)."
+    );
+    println!(
+        "Back up {vault} and {}: without the keystore nobody can read the volume.",
+        keystore_path.display()
+    );
+    Ok(Code::Ok)
+}
+
+fn is_volume(args: &UpArgs) -> anyhow::Result<bool> {
+    if args.vault.symlink_metadata().is_err() {
+        return Ok(false);
+    }
+    match volume::info(&mounts::store(&args.vault)?) {
+        Ok(_) => Ok(true),
+        Err(volume::Error::NotAVolume(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn mount_args(args: &UpArgs) -> MountArgs {
+    MountArgs {
+        foreground: false,
+        read_only: false,
+        allow_other: false,
+        options: Vec::new(),
+        trust: Trust::default(),
+        ready_fd: None,
+        directory: args.vault.clone(),
+        mountpoint: args.mountpoint.clone(),
+    }
+}
