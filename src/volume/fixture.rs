@@ -26,6 +26,10 @@ pub(crate) struct TestKeys(Mutex<Vec<Option<GcmSiv>>>);
 pub(crate) struct Fixture {
     pub(crate) suite: Suite,
     pub(crate) keys: Arc<TestKeys>,
+    /// Whether the store writes a page whole, so that groups may be overwritten in place.
+    pub(crate) in_place: bool,
+    /// Whether growth may leave sparse groups.
+    pub(crate) sparse: bool,
     secret: Secret<32>,
 }
 
@@ -41,6 +45,8 @@ impl Fixture {
         Self {
             suite,
             keys,
+            in_place: true,
+            sparse: true,
             secret: Secret::random(),
         }
     }
@@ -64,9 +70,9 @@ impl Fixture {
             VOLUME,
             self.suite,
             self.suite == Suite::Gcm,
-            true,
+            self.sparse,
             false,
-            true,
+            self.in_place,
             VolumeKeys::derive(&self.secret, &VOLUME),
             ring,
             Epochs {

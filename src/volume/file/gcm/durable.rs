@@ -1,7 +1,7 @@
 //! Syncs, and what they make durable (FORMAT.md section 4, *Durable*). After a sync that failed, everything that was not
 //! durable is written again, the same bytes in the same place, before the next one may count.
 
-use crate::format::header::STATES_AT;
+use crate::format::header::{Core, STATE_LEN, STATES_AT};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Half, Kind};
 use crate::volume::error::{Error, Result};
@@ -82,22 +82,33 @@ impl GcmBody {
         for number in groups {
             self.write_group_again(turn, number)?;
         }
-        let (stale, state, at) = {
-            let memory = self.memory();
-            let state = memory
-                .head
-                .is_unsynced()
-                .then(|| memory.head.state().clone());
-            (memory.ledger.stale, state, memory.head.at())
-        };
-        if stale {
+        if self.memory().ledger.stale {
             self.zero_records_past_end(turn)?;
         }
-        let offset = STATES_AT.get(at).copied().unwrap_or_default();
-        match state {
-            Some(state) => self.put(&state.encode(&self.header_key, &self.file), offset as u64),
-            None => Ok(()),
+        self.write_header_again()
+    }
+
+    /// Core, key areas and states as the store has them, the newest state as memory has it.
+    pub(super) fn write_header_again(&self) -> Result<()> {
+        let (state, at) = {
+            let memory = self.memory();
+            (
+                memory.head.state().encode(&self.header_key, &self.file),
+                memory.head.at(),
+            )
+        };
+        let mut bytes = [0; layout::RECORDS_0 as usize];
+        self.backing.read_at(&mut bytes, 0)?;
+        let core = bytes.first_chunk().map(Core::parse);
+        if !core.is_some_and(|core| core.is_ok_and(|core| core.file == self.file)) {
+            tracing::error!("the header is gone from the store");
+            return Err(Error::Damaged("header: it is gone from the store".into()));
         }
+        let offset = STATES_AT.get(at).copied().unwrap_or_default();
+        if let Some(place) = bytes.get_mut(offset..offset + STATE_LEN) {
+            place.copy_from_slice(&state);
+        }
+        self.put(&bytes, 0)
     }
 
     /// Where the version that counts is gone from the store's cache, the durable one counts again and the sync fails.

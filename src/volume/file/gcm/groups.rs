@@ -91,7 +91,7 @@ impl GcmBody {
     }
 
     /// Writes the records of these blocks (ascending) as `group` has them: neighbours with one call, a half alone where
-    /// only that one changes from what memory has.
+    /// only that one changes from what memory has and both are known.
     pub(super) fn put_records(
         &self,
         _turn: &Turn<'_>,
@@ -107,7 +107,7 @@ impl GcmBody {
                 .group(number)
                 .filter(|group| group.to_mend == 0)
                 .map(|group| group.block(*index));
-            let before = before.filter(|block| block.current() != Current::Damaged);
+            let before = before.filter(|block| matches!(block.current(), Current::Half(_)));
             let block = group.block(*index);
             let half = before
                 .and_then(|before| before.changed_half(&block))

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::format::header::{MAX_TAGS, STATES_AT};
+use crate::format::header::MAX_TAGS;
 use crate::format::layout;
 use crate::format::record::Kind;
 use crate::volume::error::Result;
@@ -25,7 +25,9 @@ impl GcmBody {
                 self.put_len(len)?;
             }
             self.mend_groups(turn, layout::group_of(doubt.between.0), doubt.between.1)?;
-            self.write_state_again()?;
+            if self.memory().head.other().is_some() {
+                self.write_header_again()?;
+            }
             self.tidy_end(turn)?;
             self.barrier(turn)?;
             self.zero_records_past_end(turn)?;
@@ -40,24 +42,6 @@ impl GcmBody {
         memory.doubt.between = (0, 0);
         memory.ledger.to_mend = false;
         Ok(())
-    }
-
-    /// Writes the newest state again where it may not be durable, whatever a sync says.
-    fn write_state_again(&self) -> Result<()> {
-        let (state, at) = {
-            let memory = self.memory();
-            if memory.head.other().is_none() {
-                return Ok(());
-            }
-            (
-                memory.head.state().encode(&self.header_key, &self.file),
-                memory.head.at(),
-            )
-        };
-        self.put(
-            &state,
-            STATES_AT.get(at).copied().unwrap_or_default() as u64,
-        )
     }
 
     /// Mends the groups from `number` to the one before block `end`; they are not durable yet.

@@ -240,7 +240,7 @@ fn whole_group(job: &Job, pieces: &[Piece]) -> Option<usize> {
                 .first()
                 .is_some_and(|piece| piece.half.slot == 0 && piece.at == 0)
     });
-    (job.number > 0 && job.group.len() == 0 && in_order).then_some(data * PAGE as usize)
+    (job.number > 0 && job.old_len == 0 && in_order).then_some(data * PAGE as usize)
 }
 
 /// Whether the store had no room: no sign of damage, and nothing is latched.

@@ -75,11 +75,10 @@ impl GcmBody {
     /// What counts of some blocks of a group.
     fn versions(&self, number: u32, index: usize, count: usize) -> Result<Vec<Version>> {
         let some = |blocks: &[Block]| {
-            blocks
-                .iter()
-                .skip(index)
+            let known = blocks.iter().skip(index).map(Block::version);
+            known
+                .chain(std::iter::repeat(Version::Damaged))
                 .take(count)
-                .map(Block::version)
                 .collect::<Vec<_>>()
         };
         if let Some(group) = self.memory().table.group(number) {

@@ -13,7 +13,7 @@ use super::block::Block;
 use super::{GcmBody, Turn};
 
 /// Groups of a file in doubt that one pass mends; a larger file stays in doubt for another.
-const MENDED_AT_ONCE: u32 = 4096;
+const MENDED_AT_ONCE: u32 = 16384;
 
 impl GcmBody {
     /// Whether settling has nothing to do.
@@ -23,6 +23,7 @@ impl GcmBody {
         settled
             && memory.table.superseded().is_empty()
             && !memory.ledger.to_cut
+            && !memory.ledger.to_mend
             && !memory.ledger.failed
     }
 

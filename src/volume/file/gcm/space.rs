@@ -125,8 +125,9 @@ impl GcmBody {
             return Ok(());
         }
         let from = layout::tag_page_offset(layout::group_of(offset / PAGE));
-        let last = layout::blocks_of(end.max(self.size.load(Ordering::Acquire).min(end)));
-        let to = layout::gcm_physical_len(last * PAGE);
+        let blocks = layout::blocks_of(end.max(self.size.load(Ordering::Acquire)));
+        let last = layout::group_of((end - 1) / PAGE);
+        let to = layout::slot_offset(last, layout::slots(last, blocks));
         self.memory().ledger.changes += 1;
         Ok(self.backing.allocate(Allocate::Reserve, from, to - from)?)
     }

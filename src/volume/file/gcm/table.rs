@@ -63,6 +63,13 @@ impl Table {
         self.unsynced.insert(number);
     }
 
+    /// Takes in a group that got longer without a record.
+    pub(super) fn replace(&mut self, number: u32, mut group: Group) {
+        self.clock += 1;
+        group.stamp = self.clock;
+        self.groups.insert(number, group);
+    }
+
     /// Numbers of the groups with blocks that are not known durable.
     pub(super) fn unsynced(&self) -> &BTreeSet<u32> {
         &self.unsynced

@@ -67,10 +67,12 @@ impl GcmBody {
     ) -> Result<()> {
         let first = layout::first_block(number);
         let new_len = layout::blocks_in(number, bytes.new_blocks) as usize;
-        let group = match layout::blocks_in(number, bytes.old_blocks) {
+        let mut group = match layout::blocks_in(number, bytes.old_blocks) {
             0 => Group::default(),
             _ => self.group_to_change(turn, number)?,
         };
+        // New blocks without a record of their own are zeros of a sparse group.
+        group.resize(new_len);
         let job = Job::new(number, group, bytes.old_blocks, bytes.new_blocks);
         let changed = bytes.blocks();
         let within = |block: u64| (block.saturating_sub(first) as usize).min(new_len);
@@ -78,6 +80,7 @@ impl GcmBody {
         let sparse = (bytes.sparse.0..bytes.sparse.1).contains(&number);
         let kinds = kinds(&job.group, &data, job.old_len, new_len, sparse);
         if kinds.is_empty() {
+            self.memory().table.replace(number, job.group);
             return Ok(());
         }
         with_scratch(|text| {

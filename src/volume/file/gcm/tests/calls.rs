@@ -1,0 +1,134 @@
+//! What operations cost in calls of the store.
+
+use std::sync::Arc;
+
+use super::{all, gcm};
+use crate::store::{Call, Counts, MemoryStore, Store};
+use crate::volume::fixture::Fixture;
+
+const BLOCK: u64 = 4096;
+/// The first block of group 1.
+const GROUP_1: u64 = 32 * BLOCK;
+
+fn cost(store: &MemoryStore, act: impl FnOnce()) -> Counts {
+    let before = store.calls();
+    act();
+    store.calls().since(&before)
+}
+
+fn made() -> (Fixture, Arc<MemoryStore>) {
+    (gcm(), Arc::new(MemoryStore::new()))
+}
+
+#[test]
+fn a_first_write_is_one_length_and_one_write() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    let counts = cost(&store, || file.write(0, &[1; 5000]).unwrap());
+    assert_eq!((counts.of(Call::SetLen), counts.of(Call::Write)), (1, 1));
+}
+
+#[test]
+fn an_overwritten_block_is_data_and_record() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    file.write(0, &vec![1; 300 * BLOCK as usize]).unwrap();
+    file.sync(false).unwrap();
+    for block in [0, 31, 32, 95, 299] {
+        let counts = cost(&store, || file.write(block * BLOCK, &[2; 4096]).unwrap());
+        assert_eq!(
+            (
+                counts.of(Call::SetLen),
+                counts.of(Call::Write),
+                counts.of(Call::Read)
+            ),
+            (0, 2, 0),
+            "block {block}"
+        );
+    }
+}
+
+#[test]
+fn an_appended_block_is_length_data_record_and_state() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    file.write(0, &[1; 8192]).unwrap();
+    let counts = cost(&store, || file.write(8192, &[2; 4096]).unwrap());
+    assert_eq!((counts.of(Call::SetLen), counts.of(Call::Write)), (1, 3));
+}
+
+#[test]
+fn new_groups_are_one_write_each_and_read_with_one_call_each() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    file.write(0, &vec![1; GROUP_1 as usize]).unwrap();
+    let data: Vec<u8> = (0..256 * BLOCK).map(|at| (at / 7) as u8).collect();
+    let counts = cost(&store, || file.write(GROUP_1, &data).unwrap());
+    assert_eq!(
+        (counts.of(Call::SetLen), counts.of(Call::Write)),
+        (1, 4 + 1)
+    );
+    let mut out = vec![0; data.len()];
+    let warm = cost(&store, || {
+        assert_eq!(file.read(GROUP_1, &mut out).unwrap(), data.len())
+    });
+    assert!(out == data);
+    assert_eq!(warm.of(Call::Read), 4);
+    mounted.settler.settle_all().unwrap();
+    let again = fixture.mount(store.clone(), 2, &[]).file("f");
+    again.size().unwrap();
+    let cold = cost(&store, || {
+        assert_eq!(again.read(GROUP_1, &mut out).unwrap(), data.len())
+    });
+    assert!(out == data);
+    assert_eq!(cold.of(Call::Read), 4);
+}
+
+#[test]
+fn a_sparse_file_costs_nothing_for_what_was_skipped() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    let far = 1 << 40;
+    let counts = cost(&store, || {
+        file.write(0, b"start").unwrap();
+        file.write(far, b"end").unwrap();
+        file.set_size(far * 2).unwrap();
+        assert_eq!(file.next_hole(0).unwrap(), BLOCK);
+        assert_eq!(file.next_data(BLOCK).unwrap(), Some(far));
+        file.zero(BLOCK, far - BLOCK, true).unwrap();
+        file.sync(false).unwrap();
+    });
+    assert!(counts.total() < 60, "{counts:?}");
+    mounted.settler.settle_all().unwrap();
+    let again = fixture.mount(store.clone(), 2, &[]).file("f");
+    let mut out = [9; 8];
+    assert_eq!(again.read(far - 3, &mut out).unwrap(), 8);
+    assert_eq!(&out, b"\0\0\0end\0\0");
+    again.write(far / 2 + 100, b"middle").unwrap();
+    assert_eq!(again.read(far / 2 + 98, &mut out).unwrap(), 8);
+    assert_eq!(&out, b"\0\0middle");
+    again.set_size(6).unwrap();
+    assert_eq!(all(&again), b"start\0");
+}
+
+#[test]
+fn punched_blocks_go_back_to_the_store() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    file.write(0, &vec![1; 100 * BLOCK as usize]).unwrap();
+    let before = file.backing().stat().unwrap().blocks;
+    file.zero(10 * BLOCK + 5, 60 * BLOCK, true).unwrap();
+    let after = file.backing().stat().unwrap().blocks;
+    assert!(before - after >= 55 * 8, "{before} to {after}");
+    let mut plain = vec![1; 100 * BLOCK as usize];
+    plain[10 * 4096 + 5..70 * 4096 + 5].fill(0);
+    assert!(all(&file) == plain);
+    let dyn_store: &dyn Store = store.as_ref();
+    dyn_store.sync().unwrap();
+}
