@@ -14,7 +14,11 @@ use support::{SUITES, Sandbox, is_mounted};
 fn fails(sandbox: &Sandbox, expected: i32, args: &[&str]) -> String {
     let output = sandbox.run(args);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(expected), "strongroom {args:?}: {said}");
+    assert_eq!(
+        output.status.code(),
+        Some(expected),
+        "strongroom {args:?}: {said}"
+    );
     said
 }
 
@@ -34,7 +38,10 @@ fn up_goes_from_nothing_to_a_mount_and_back() {
     sandbox.umount();
     assert!(!is_mounted(&sandbox.mnt()));
     assert_eq!(sandbox.ok(&["up", "vault", "mnt"]).lines().count(), 3);
-    assert_eq!(fs::read_to_string(sandbox.mnt().join("hello")).unwrap(), "world");
+    assert_eq!(
+        fs::read_to_string(sandbox.mnt().join("hello")).unwrap(),
+        "world"
+    );
 }
 
 #[test]
@@ -61,7 +68,11 @@ fn mounting_that_fails_says_why() {
     fs::rename(sandbox.path("keystore.key"), sandbox.path("elsewhere")).unwrap();
     fails(&sandbox, 3, &["mount", "vault", "mnt"]);
     sandbox.ok(&["--key-file", "elsewhere", "key", "disable", "alias/default"]);
-    let said = fails(&sandbox, 6, &["--key-file", "elsewhere", "mount", "vault", "mnt"]);
+    let said = fails(
+        &sandbox,
+        6,
+        &["--key-file", "elsewhere", "mount", "vault", "mnt"],
+    );
     assert!(said.contains("key enable"), "{said}");
     sandbox.ok(&["--key-file", "elsewhere", "key", "enable", "alias/default"]);
     sandbox.ok(&["--key-file", "elsewhere", "mount", "vault", "mnt"]);
@@ -73,21 +84,41 @@ fn a_daemon_shows_no_secret_and_leaves_no_core() {
     let passphrase = "a passphrase that occurs nowhere else";
     fs::write(sandbox.path("pw"), passphrase).unwrap();
     fs::set_permissions(sandbox.path("pw"), fs::Permissions::from_mode(0o600)).unwrap();
-    sandbox.ok(&["--passphrase-file", "pw", "keystore", "init", "--argon2-memory", "1", "--argon2-passes", "1"]);
+    sandbox.ok(&[
+        "--passphrase-file",
+        "pw",
+        "keystore",
+        "init",
+        "--argon2-memory",
+        "1",
+        "--argon2-passes",
+        "1",
+    ]);
     sandbox.ok(&["--passphrase-file", "pw", "init", "vault"]);
     sandbox.ok(&["--passphrase-file", "pw", "mount", "vault", "mnt"]);
     let pid = info(&sandbox, "mnt")["holder"]["pid"].as_u64().unwrap();
     let proc = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap();
     for name in ["cmdline", "environ"] {
         let text = proc(name);
-        assert!(!text.windows(passphrase.len()).any(|window| window == passphrase.as_bytes()), "{name}");
+        assert!(
+            !text
+                .windows(passphrase.len())
+                .any(|window| window == passphrase.as_bytes()),
+            "{name}"
+        );
     }
     let limits = String::from_utf8(proc("limits")).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
     // A process of another user that is not dumpable has files in /proc that belong to root; ours is root's anyway, so the
     // daemon must have left the terminal and the directory, which anyone can see.
-    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), std::path::Path::new("/"));
+    assert_eq!(
+        fs::read_link(format!("/proc/{pid}/cwd")).unwrap(),
+        std::path::Path::new("/")
+    );
 }
 
 #[test]
@@ -101,19 +132,41 @@ fn files_are_read_without_fuse() {
         fs::set_permissions(mnt.join("dir/file"), fs::Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::symlink("file", mnt.join("dir/link")).unwrap();
         sandbox.umount();
-        let listed: Value = serde_json::from_str(&sandbox.ok(&["ls", "vault", "/dir", "--json"])).unwrap();
-        let names: Vec<_> = listed["entries"].as_array().unwrap().iter().map(|entry| &entry["name"]).collect();
+        let listed: Value =
+            serde_json::from_str(&sandbox.ok(&["ls", "vault", "/dir", "--json"])).unwrap();
+        let names: Vec<_> = listed["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| &entry["name"])
+            .collect();
         assert_eq!(names, ["file", "link"]);
         assert_eq!(listed["entries"][0]["size"], 300_000);
         assert!(sandbox.ok(&["ls", "vault"]).ends_with("dir\n"));
-        assert!(sandbox.run(&["cat", "vault", "dir/file"]).stdout == content, "{suite}");
+        assert!(
+            sandbox.run(&["cat", "vault", "dir/file"]).stdout == content,
+            "{suite}"
+        );
         fails(&sandbox, 1, &["cat", "vault", "dir/none"]);
         fails(&sandbox, 1, &["cat", "vault", "dir"]);
         fails(&sandbox, 2, &["cat", "vault", "dir/../dir/file"]);
         sandbox.ok(&["export", "vault", "/", "out"]);
-        assert!(fs::read(sandbox.path("out/dir/file")).unwrap() == content, "{suite}");
-        assert_eq!(fs::metadata(sandbox.path("out/dir/file")).unwrap().permissions().mode() & 0o7777, 0o640);
-        assert_eq!(fs::read_link(sandbox.path("out/dir/link")).unwrap(), std::path::Path::new("file"));
+        assert!(
+            fs::read(sandbox.path("out/dir/file")).unwrap() == content,
+            "{suite}"
+        );
+        assert_eq!(
+            fs::metadata(sandbox.path("out/dir/file"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o7777,
+            0o640
+        );
+        assert_eq!(
+            fs::read_link(sandbox.path("out/dir/link")).unwrap(),
+            std::path::Path::new("file")
+        );
         fails(&sandbox, 1, &["export", "vault", "/", "out"]);
     }
 }
@@ -129,7 +182,12 @@ fn reading_without_fuse_writes_nothing_to_the_volume() {
             .map(|entry| {
                 let entry = entry.unwrap();
                 let about = entry.metadata().unwrap();
-                (entry.file_name(), about.len(), about.modified().unwrap(), fs::read(entry.path()).ok())
+                (
+                    entry.file_name(),
+                    about.len(),
+                    about.modified().unwrap(),
+                    fs::read(entry.path()).ok(),
+                )
             })
             .collect();
         names.sort();
@@ -139,7 +197,10 @@ fn reading_without_fuse_writes_nothing_to_the_volume() {
     sandbox.ok(&["ls", "vault"]);
     sandbox.ok(&["cat", "vault", "file"]);
     sandbox.ok(&["mount", "--read-only", "vault", "mnt"]);
-    assert_eq!(fs::read_to_string(sandbox.mnt().join("file")).unwrap(), "content");
+    assert_eq!(
+        fs::read_to_string(sandbox.mnt().join("file")).unwrap(),
+        "content"
+    );
     assert!(fs::write(sandbox.mnt().join("file"), "x").is_err());
     assert_eq!(info(&sandbox, "mnt")["mounted"]["read_only"], true);
     sandbox.umount();
@@ -150,18 +211,30 @@ fn reading_without_fuse_writes_nothing_to_the_volume() {
 fn rotate_works_mounted_and_not() {
     let sandbox = Sandbox::mounted(SUITES[0]);
     fs::write(sandbox.mnt().join("file"), "content").unwrap();
-    let rotated = |path: &str| -> Value { serde_json::from_str(&sandbox.ok(&["rotate", path, "--json"])).unwrap() };
+    let rotated = |path: &str| -> Value {
+        serde_json::from_str(&sandbox.ok(&["rotate", path, "--json"])).unwrap()
+    };
     for (path, to) in [("mnt", 2), ("vault", 3)] {
         let report = rotated(path);
-        assert_eq!((&report["to_version"], &report["remaining"]), (&to.into(), &0.into()), "{report}");
+        assert_eq!(
+            (&report["to_version"], &report["remaining"]),
+            (&to.into(), &0.into()),
+            "{report}"
+        );
     }
     sandbox.umount();
     let report = rotated("vault");
     assert_eq!(report["from_version"], 3);
-    assert_eq!((report["to_version"].as_u64(), report["rewrapped"].as_u64()), (Some(4), Some(1)));
+    assert_eq!(
+        (report["to_version"].as_u64(), report["rewrapped"].as_u64()),
+        (Some(4), Some(1))
+    );
     assert_eq!(info(&sandbox, "vault")["versions"], serde_json::json!([4]));
     sandbox.mount();
-    assert_eq!(fs::read_to_string(sandbox.mnt().join("file")).unwrap(), "content");
+    assert_eq!(
+        fs::read_to_string(sandbox.mnt().join("file")).unwrap(),
+        "content"
+    );
 }
 
 #[test]
@@ -169,7 +242,11 @@ fn an_older_copy_of_a_volume_is_refused() {
     let sandbox = Sandbox::mounted(SUITES[0]);
     sandbox.umount();
     let copy = |from: &str, to: &str| {
-        let status = std::process::Command::new("cp").arg("-a").arg(sandbox.path(from)).arg(sandbox.path(to)).status();
+        let status = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(sandbox.path(from))
+            .arg(sandbox.path(to))
+            .status();
         assert!(status.unwrap().success());
     };
     copy("vault", "backup");

@@ -27,6 +27,7 @@ pub(super) fn mount(global: &Global, args: &MountArgs) -> anyhow::Result<Code> {
         })),
         None if args.foreground => serve(global, args, &options, || {}).map(|()| Code::Ok),
         None => {
+            fuse::suitable_mountpoint(&args.mountpoint, &options.vault)?; // before anything is asked
             let secrets = super::secrets::gather(global)?;
             daemon::start(global, args, secrets)
         }
@@ -53,7 +54,7 @@ fn serve(
     options: &MountOptions,
     ready: impl FnOnce() + Send,
 ) -> anyhow::Result<()> {
-    let mountpoint = mounts::resolve(&args.mountpoint)?;
+    let mountpoint = fuse::suitable_mountpoint(&args.mountpoint, &options.vault)?;
     let id = volume::info(&mounts::store(&options.vault)?)?.volume;
     let keystore = unlock::open(global)?;
     let volume = opening::open(

@@ -1,6 +1,7 @@
 //! The FUSE operations, each one call of the volume.
 //!
-//! Every request that Linux may send has its method here, because fuser's defaults log a warning each. Permissions are the
+//! Every request that Linux sends to a mount like ours has its method here, because fuser's defaults log a warning each (not
+//! here: locks and access checks, which the kernel keeps, and bmap, which only mounts of block devices get). Permissions are the
 //! kernel's to check (default_permissions); set-id bits and capabilities are ours to clear (HANDLE_KILLPRIV_V2).
 
 use std::ffi::OsStr;
@@ -11,114 +12,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use super::answer::{answer, fill, unanswered};
 use super::attr::{TTL, bare_attr, file_attr, file_type, kind_of_mode, time_spec};
-use super::handles::{Handle, Handles, with_buffer};
-use super::inodes::{Inode, Inodes};
-use super::kernel::{self, Agreed};
+use super::handles::{Handle, with_buffer};
+use super::kernel;
+use super::served::{Adapter, GENERATION};
 use super::{dirs, opened, xattrs};
 use crate::store::Kind;
-use crate::volume::{Attr, Caller, Error, Node, Result, SetAttr, Volume};
-
-/// One generation of inode numbers: a number is not given again while the kernel knows it.
-const GENERATION: Generation = Generation(0);
-
-/// A volume as fuser serves it.
-pub(super) struct Adapter {
-    pub(super) volume: Arc<Volume>,
-    pub(super) inodes: Inodes,
-    pub(super) handles: Handles,
-    pub(super) agreed: Agreed,
-    want_writeback: bool,
-}
-
-impl Adapter {
-    /// Serves a volume that nobody else writes.
-    pub(super) fn new(volume: Arc<Volume>, want_writeback: bool) -> Self {
-        Self {
-            inodes: Inodes::new(volume.root()),
-            handles: Handles::default(),
-            agreed: Agreed::default(),
-            want_writeback,
-            volume,
-        }
-    }
-
-    fn node(&self, number: INodeNo) -> Result<Arc<Node>> {
-        Ok(Arc::clone(&self.inodes.find(number)?.node))
-    }
-
-    /// Counts a lookup of a node that is about to be named to the kernel.
-    fn named(&self, (node, attr): (Arc<Node>, Attr)) -> Result<Attr> {
-        self.inodes.remember(&node)?;
-        Ok(attr)
-    }
-
-    /// As `named`, for what was just made without set-id bits: it has no capabilities either.
-    fn made(&self, (node, attr): (Arc<Node>, Attr)) -> Result<(Arc<Inode>, Attr)> {
-        let inode = self.inodes.remember(&node)?;
-        inode.capability.clear(|| Ok(()))?;
-        if attr.mode & 0o6000 == 0 {
-            inode.set_id.clear(|| Ok(()))?;
-        }
-        Ok((inode, attr))
-    }
-
-    /// Clears what a change of the content must clear: capabilities always, set-id bits unless root made it.
-    pub(super) fn drop_privileges(&self, inode: &Inode, set_id: bool) -> Result<()> {
-        if set_id {
-            let kill = SetAttr {
-                kill_suid: true,
-                ..SetAttr::default()
-            };
-            inode
-                .set_id
-                .clear(|| self.volume.set_attr(&inode.node, &kill, None).map(drop))?;
-        }
-        inode
-            .capability
-            .clear(|| xattrs::drop_capability(&self.volume, &inode.node))
-    }
-
-    fn read_at<'a>(
-        &self,
-        handle: FileHandle,
-        offset: u64,
-        buffer: &'a mut [u8],
-    ) -> Result<&'a [u8]> {
-        let len = self
-            .volume
-            .read(&self.handles.find(handle)?.file, offset, buffer)?;
-        buffer.get(..len).ok_or_else(|| Error::errno(libc::EIO))
-    }
-
-    fn change_attr(
-        &self,
-        number: INodeNo,
-        handle: Option<FileHandle>,
-        set: &SetAttr,
-    ) -> Result<Attr> {
-        let inode = self.inodes.find(number)?;
-        let handle = handle.and_then(|handle| self.handles.find(handle).ok());
-        if set.size.is_some() {
-            self.drop_privileges(&inode, set.kill_suid)?;
-        }
-        let changed =
-            self.volume
-                .set_attr(&inode.node, set, handle.as_ref().map(|handle| &handle.file));
-        if set.mode.is_some() {
-            inode.set_id.may_be_set();
-        }
-        changed
-    }
-}
+use crate::volume::{Attr, Caller, Error, SetAttr};
 
 fn caller(request: &Request, umask: u32) -> Caller {
     Caller {
@@ -366,29 +274,11 @@ impl Filesystem for Adapter {
     ) {
         let create = || {
             let (parent, caller) = (self.node(parent)?, caller(request, umask));
-            let wanted = opened::flags(flags, self.agreed.writeback);
-            match self
-                .volume
-                .create(&parent, name.as_bytes(), mode & 0o7777, &caller, wanted)
-            {
-                Ok((node, attr, file)) => {
-                    let (inode, attr) = self.made((node, attr))?;
-                    Ok((attr, self.handles.insert(file, inode)))
-                }
-                Err(error) if opened::is(&error, libc::EEXIST) && flags & libc::O_EXCL == 0 => {
-                    self.open_existing(&parent, name, flags, is_root(request))
-                }
-                Err(error) => Err(error),
-            }
+            self.create_file(&parent, name, mode & 0o7777, flags, &caller)
         };
         answer("create", reply, create, |reply, (attr, handle)| {
-            reply.created(
-                &TTL,
-                &file_attr(&attr),
-                GENERATION,
-                handle,
-                FopenFlags::FOPEN_KEEP_CACHE,
-            );
+            let (attr, keep) = (file_attr(&attr), FopenFlags::FOPEN_KEEP_CACHE);
+            reply.created(&TTL, &attr, GENERATION, handle, keep);
         });
     }
 
@@ -526,17 +416,6 @@ impl Filesystem for Adapter {
         fill("readdirplus", reply, list, ReplyDirectoryPlus::ok);
     }
 
-    fn releasedir(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: fuser::OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-    }
-
     fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         answer(
             "fsyncdir",
@@ -622,11 +501,6 @@ impl Filesystem for Adapter {
             },
             send_ok,
         );
-    }
-
-    /// The kernel checks permissions itself and never asks.
-    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
     }
 
     fn fallocate(
@@ -717,41 +591,6 @@ impl Filesystem for Adapter {
         _events: PollEvents,
         _flags: PollFlags,
         reply: ReplyPoll,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn getlk(
-        &self,
-        _: &Request,
-        _number: INodeNo,
-        _handle: FileHandle,
-        _owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _kind: i32,
-        _pid: u32,
-        reply: ReplyLock,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn setlk(
-        &self,
-        _: &Request,
-        _number: INodeNo,
-        _handle: FileHandle,
-        _owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _kind: i32,
-        _pid: u32,
-        _sleep: bool,
-        reply: ReplyEmpty,
     ) {
         reply.error(Errno::ENOSYS);
     }

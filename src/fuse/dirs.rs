@@ -8,12 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{FileAttr, Generation, ReplyDirectoryPlus};
+use fuser::{FileAttr, ReplyDirectoryPlus};
 
-use super::adapter::Adapter;
 use super::attr::{TTL, bare_attr, file_attr};
 use super::inodes::Inode;
 use super::opened::is;
+use super::served::{Adapter, GENERATION};
 use crate::store::Kind;
 use crate::volume::{Result, Volume};
 
@@ -145,7 +145,7 @@ pub(super) fn add_plus(
 ) -> Result<bool> {
     let name = OsStr::from_bytes(entry.name);
     let mut add =
-        |attr: &FileAttr, ttl| reply.add(attr.ino, entry.next, name, &ttl, attr, Generation(0));
+        |attr: &FileAttr, ttl| reply.add(attr.ino, entry.next, name, &ttl, attr, GENERATION);
     if entry.dots {
         return Ok(add(&bare_attr(entry.id, entry.kind), Duration::ZERO));
     }

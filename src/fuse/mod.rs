@@ -17,11 +17,12 @@ mod mounted;
 mod mountpoint;
 mod opened;
 mod options;
+mod served;
 mod session;
 mod signals;
 mod xattrs;
 
 pub use mounted::vault_of;
-pub use mountpoint::{ServeError, unmount};
+pub use mountpoint::{ServeError, suitable_mountpoint, unmount};
 pub use options::{MountOptions, OptionError};
 pub use session::serve;

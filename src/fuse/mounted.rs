@@ -3,10 +3,12 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 /// A mount of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,13 +85,25 @@ impl Mounted {
     /// Cuts the connection: every request, also of those who wait, fails from here on.
     pub(super) fn abort(&self) -> io::Result<()> {
         let minor = self.device.split(':').next_back().unwrap_or_default();
-        write(
-            &Path::new("/sys/fs/fuse/connections")
-                .join(minor)
-                .join("abort"),
-            "1",
-        )
+        let switch = Path::new(minor).join("abort");
+        match write(&Path::new("/sys/fs/fuse/connections").join(&switch), "1") {
+            // Where nobody mounted the control file system, root can look at it without mounting it anywhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write_at(control_file_system()?, &switch, "1")
+            }
+            done => done,
+        }
     }
+}
+
+fn control_file_system() -> io::Result<OwnedFd> {
+    let context = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
 }
 
 /// One line of a mount table (proc_pid_mountinfo(5)).
@@ -157,7 +171,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn write(path: &Path, value: &str) -> io::Result<()> {
-    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    write_at(CWD, path, value)
+}
+
+fn write_at(dir: impl AsFd, path: &Path, value: &str) -> io::Result<()> {
+    let file = rustix::fs::openat(dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value.as_bytes())?;
     Ok(())
 }

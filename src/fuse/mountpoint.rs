@@ -43,39 +43,40 @@ const HELPER: &str = "fusermount3";
 /// How the helper learns where to send the descriptor.
 const HELPER_SOCKET: &str = "_FUSE_COMMFD";
 
-/// The absolute path of a directory that a volume kept in `vault` can be mounted on.
-pub(super) fn suitable(mountpoint: &Path, vault: &Path) -> Result<PathBuf, ServeError> {
-    let refuse = |why: String| Err(ServeError::Mountpoint(why));
+/// The absolute path of a mount point, if a volume kept in `vault` can be mounted there; else why not.
+pub fn suitable_mountpoint(mountpoint: &Path, vault: &Path) -> Result<PathBuf, ServeError> {
+    let path = mountpoint.canonicalize();
+    let path = path.map_err(|error| unfit(mountpoint, &error))?;
+    let meta = path.metadata().map_err(|error| unfit(mountpoint, &error))?;
     let shown = mountpoint.display();
-    let path = match mountpoint.canonicalize() {
-        Ok(path) => path,
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            return refuse(format!(
-                "{shown} is a mount whose daemon is gone: unmount it first (umount {shown})"
-            ));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return refuse(format!("there is no directory {shown} to mount on"));
-        }
-        Err(error) => return refuse(format!("{shown} cannot be mounted on: {error}")),
-    };
-    if !path.is_dir() {
-        return refuse(format!("{shown} is not a directory"));
-    }
     let vault = vault.canonicalize().unwrap_or_else(|_| vault.to_owned());
-    if path.starts_with(&vault) {
-        return refuse(format!(
+    let why = if !meta.is_dir() {
+        format!("{shown} is not a directory")
+    } else if path.starts_with(&vault) {
+        format!(
             "{shown} lies inside the volume's own directory {}",
             vault.display()
-        ));
-    }
-    if vault.starts_with(&path) {
-        return refuse(format!(
+        )
+    } else if vault.starts_with(&path) {
+        format!(
             "the volume's directory {} lies inside {shown} and would be hidden",
             vault.display()
-        ));
-    }
-    Ok(path)
+        )
+    } else {
+        return Ok(path);
+    };
+    Err(ServeError::Mountpoint(why))
+}
+
+fn unfit(mountpoint: &Path, error: &io::Error) -> ServeError {
+    let shown = mountpoint.display();
+    ServeError::Mountpoint(if error.raw_os_error() == Some(libc::ENOTCONN) {
+        format!("{shown} is a mount whose daemon is gone: unmount it first (umount {shown})")
+    } else if error.kind() == io::ErrorKind::NotFound {
+        format!("there is no directory {shown} to mount on")
+    } else {
+        format!("{shown} cannot be mounted on: {error}")
+    })
 }
 
 /// Mounts on a suitable path; the connection to the kernel.
@@ -211,6 +212,11 @@ fn helper_said(path: &Path, output: &Output) -> String {
     if said.contains("user_allow_other") {
         return "allow_other is for root only, unless /etc/fuse.conf has the line user_allow_other"
             .to_owned();
+    }
+    if said.contains(DEVICE) && said.contains("Permission denied") {
+        return format!(
+            "ordinary users may not open {DEVICE} here: root has to allow it (chmod 666 {DEVICE})"
+        );
     }
     format!("{HELPER} refused to mount on {}: {said}", path.display())
 }

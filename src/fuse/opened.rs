@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use fuser::{FileHandle, RenameFlags};
 
-use super::adapter::Adapter;
 use super::inodes::Inode;
+use super::served::Adapter;
 use crate::store::RenameMode;
-use crate::volume::{Attr, Error, Fallocate, Node, OpenFile, OpenFlags, Result, SeekTo};
+use crate::volume::{Attr, Caller, Error, Fallocate, Node, OpenFile, OpenFlags, Result, SeekTo};
 
 impl Adapter {
     /// Opens a file as open(2)'s flags ask; O_TRUNC is a change of the content.
@@ -26,8 +26,33 @@ impl Adapter {
         self.volume.open(&inode.node, wanted)
     }
 
+    /// open(2) with O_CREAT.
+    pub(super) fn create_file(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        caller: &Caller,
+    ) -> Result<(Attr, FileHandle)> {
+        let wanted = self::flags(flags, self.agreed.writeback);
+        let made = self
+            .volume
+            .create(parent, name.as_bytes(), mode, caller, wanted);
+        match made {
+            Ok((node, attr, file)) => {
+                let (inode, attr) = self.made((node, attr))?;
+                Ok((attr, self.handles.insert(file, inode)))
+            }
+            Err(error) if is(&error, libc::EEXIST) && flags & libc::O_EXCL == 0 => {
+                self.open_existing(parent, name, flags, caller.uid == 0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// open(2) with O_CREAT of a name that turned out to be there.
-    pub(super) fn open_existing(
+    fn open_existing(
         &self,
         parent: &Arc<Node>,
         name: &OsStr,

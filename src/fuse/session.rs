@@ -12,10 +12,10 @@ use fuser::{Config, Session, SessionACL};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::adapter::Adapter;
 use super::mounted::Mounted;
 use super::mountpoint::{self, ServeError};
 use super::options::MountOptions;
+use super::served::Adapter;
 use super::signals::EndingSignals;
 use crate::volume::Volume;
 
@@ -29,7 +29,7 @@ pub fn serve(
     options: &MountOptions,
     ready: impl FnOnce() + Send,
 ) -> Result<(), ServeError> {
-    let path = mountpoint::suitable(mountpoint, &options.vault)?;
+    let path = mountpoint::suitable_mountpoint(mountpoint, &options.vault)?;
     rustix::process::umask(Mode::empty());
     raise_file_limit();
     let signals = EndingSignals::catch()?;

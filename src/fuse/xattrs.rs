@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use fuser::ReplyXattr;
 
-use super::adapter::Adapter;
 use super::inodes::Inode;
 use super::opened::is;
+use super::served::Adapter;
 use crate::volume::{Error, Node, Result, Volume};
 
 const CAPABILITY: &[u8] = b"security.capability";

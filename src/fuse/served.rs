@@ -1,0 +1,107 @@
+//! What the operations share: the volume with the tables of what the kernel knows of it.
+
+use std::sync::Arc;
+
+use fuser::{FileHandle, Generation, INodeNo};
+
+use super::handles::Handles;
+use super::inodes::{Inode, Inodes};
+use super::kernel::Agreed;
+use super::xattrs;
+use crate::volume::{Attr, Error, Node, Result, SetAttr, Volume};
+
+/// One generation of inode numbers: a number is not given again while the kernel knows it.
+pub(super) const GENERATION: Generation = Generation(0);
+
+/// A volume as fuser serves it.
+pub(super) struct Adapter {
+    pub(super) volume: Arc<Volume>,
+    pub(super) inodes: Inodes,
+    pub(super) handles: Handles,
+    pub(super) agreed: Agreed,
+    pub(super) want_writeback: bool,
+}
+
+impl Adapter {
+    /// Serves a volume that nobody else writes.
+    pub(super) fn new(volume: Arc<Volume>, want_writeback: bool) -> Self {
+        Self {
+            inodes: Inodes::new(volume.root()),
+            handles: Handles::default(),
+            agreed: Agreed::default(),
+            want_writeback,
+            volume,
+        }
+    }
+
+    /// The node of a number; ESTALE for an unknown one.
+    pub(super) fn node(&self, number: INodeNo) -> Result<Arc<Node>> {
+        Ok(Arc::clone(&self.inodes.find(number)?.node))
+    }
+
+    /// Counts a lookup of a node that is about to be named to the kernel.
+    pub(super) fn named(&self, (node, attr): (Arc<Node>, Attr)) -> Result<Attr> {
+        self.inodes.remember(&node)?;
+        Ok(attr)
+    }
+
+    /// As `named`, for what was just made without set-id bits: it has no capabilities either.
+    pub(super) fn made(&self, (node, attr): (Arc<Node>, Attr)) -> Result<(Arc<Inode>, Attr)> {
+        let inode = self.inodes.remember(&node)?;
+        inode.capability.clear(|| Ok(()))?;
+        if attr.mode & 0o6000 == 0 {
+            inode.set_id.clear(|| Ok(()))?;
+        }
+        Ok((inode, attr))
+    }
+
+    /// Clears what a change of the content must clear: capabilities always, set-id bits unless root made it.
+    pub(super) fn drop_privileges(&self, inode: &Inode, set_id: bool) -> Result<()> {
+        if set_id {
+            let kill = SetAttr {
+                kill_suid: true,
+                ..SetAttr::default()
+            };
+            inode
+                .set_id
+                .clear(|| self.volume.set_attr(&inode.node, &kill, None).map(drop))?;
+        }
+        inode
+            .capability
+            .clear(|| xattrs::drop_capability(&self.volume, &inode.node))
+    }
+
+    /// Reads into a buffer; the part of it that was read.
+    pub(super) fn read_at<'a>(
+        &self,
+        handle: FileHandle,
+        offset: u64,
+        buffer: &'a mut [u8],
+    ) -> Result<&'a [u8]> {
+        let len = self
+            .volume
+            .read(&self.handles.find(handle)?.file, offset, buffer)?;
+        buffer.get(..len).ok_or_else(|| Error::errno(libc::EIO))
+    }
+
+    /// setattr of one inode.
+    pub(super) fn change_attr(
+        &self,
+        number: INodeNo,
+        handle: Option<FileHandle>,
+        set: &SetAttr,
+    ) -> Result<Attr> {
+        let inode = self.inodes.find(number)?;
+        let handle = handle.and_then(|handle| self.handles.find(handle).ok());
+        if set.size.is_some() {
+            self.drop_privileges(&inode, set.kill_suid)?;
+        }
+        let changed =
+            self.volume
+                .set_attr(&inode.node, set, handle.as_ref().map(|handle| &handle.file));
+        if set.mode.is_some() {
+            inode.set_id.may_be_set();
+        }
+        changed
+    }
+}

@@ -1,0 +1,51 @@
+//! What programs expect of a local filesystem, through a real mount, in both suites.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+mod support;
+
+#[path = "mount/attributes.rs"]
+mod attributes;
+#[path = "mount/contents.rs"]
+mod contents;
+#[path = "mount/daemon.rs"]
+mod daemon;
+#[path = "mount/locks.rs"]
+mod locks;
+#[path = "mount/mapped.rs"]
+mod mapped;
+#[path = "mount/names.rs"]
+mod names;
+#[path = "mount/privileges.rs"]
+mod privileges;
+#[path = "mount/ranges.rs"]
+mod ranges;
+
+use std::path::Path;
+
+use support::{SUITES, Sandbox};
+
+/// Runs a test in a fresh mount of each suite.
+fn in_both(test: impl Fn(&Sandbox, &Path)) {
+    for suite in SUITES {
+        let sandbox = Sandbox::mounted(suite);
+        test(&sandbox, &sandbox.mnt());
+    }
+}
+
+/// The errno that a call failed with.
+fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
+    let error = result.expect_err("a refusal");
+    error.raw_os_error().expect("an errno")
+}
+
+/// Bytes that differ from block to block.
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
