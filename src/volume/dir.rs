@@ -20,6 +20,9 @@ use crate::volume::sync::{locked, reading};
 /// How often a directory that keeps moving is followed.
 const TRIES: usize = 64;
 
+/// What a directory leaves when it is closed; dropped where no lock is held.
+type Evicted = (Arc<Node>, Option<Arc<dyn Dir>>);
+
 /// The directories kept open.
 pub(crate) struct OpenDirs {
     capacity: usize,
@@ -56,7 +59,7 @@ impl OpenDirs {
     }
 
     /// Adds a node to the queue and takes the directories out that were not used for longest.
-    fn make_room(&self, node: &Arc<Node>) -> Vec<(Arc<Node>, Option<Arc<dyn Dir>>)> {
+    fn make_room(&self, node: &Arc<Node>) -> Vec<Evicted> {
         let mut evicted = Vec::new();
         let mut queue = locked(&self.queue);
         queue.push_back(Arc::downgrade(node));

@@ -41,15 +41,12 @@ impl Housekeeping {
     /// Stops it and waits until it has.
     pub(crate) fn stop(&self) {
         self.tell();
-        let thread = locked(&self.thread).take();
-        match thread {
-            // The last reference to a volume may be the thread's own.
-            Some(thread) if thread.thread().id() != thread::current().id() => {
-                if thread.join().is_err() {
-                    tracing::error!("the housekeeping thread panicked");
-                }
-            }
-            _ => {}
+        // The last reference to a volume may be the thread's own: that one is not waited for.
+        let thread = locked(&self.thread)
+            .take()
+            .filter(|thread| thread.thread().id() != thread::current().id());
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the housekeeping thread panicked");
         }
     }
 

@@ -18,10 +18,10 @@ const SIDE_MAX: usize = 16 + MAX_NAME;
 /// The stored name of `name` in this directory. ENAMETOOLONG over 255 bytes, EINVAL for what is no name.
 pub(crate) fn seal(env: &Env, dir: &DirId, name: &[u8]) -> Result<StoredName> {
     match name {
-        b"" | b"." | b".." => return Err(Error::errno(libc::EINVAL)),
-        _ if name.len() > MAX_NAME => return Err(Error::errno(libc::ENAMETOOLONG)),
+        b"" | b"." | b".." => Err(Error::errno(libc::EINVAL)),
+        _ if name.len() > MAX_NAME => Err(Error::errno(libc::ENAMETOOLONG)),
         _ if name.iter().any(|byte| matches!(byte, b'/' | 0)) => {
-            return Err(Error::errno(libc::EINVAL));
+            Err(Error::errno(libc::EINVAL))
         }
         _ => Ok(format::seal_name(&env.keys.name, dir, name)),
     }

@@ -7,7 +7,7 @@
 //! Lock order of the tree: `DirPart::names` of several directories by ascending id < `Node::opening` < everything else
 //! here (memory only, one at a time). A directory's handle is resolved before any `names` lock is taken.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, Weak};
 
@@ -269,7 +269,8 @@ pub(crate) struct NodeTable {
 #[derive(Default)]
 struct Known {
     by_ino: HashMap<u64, (Weak<Node>, u64)>,
-    ids: HashSet<u64>,
+    /// Numbers in use, each with how many nodes have it: two while one that took it over waits for the other's drop.
+    ids: HashMap<u64, u32>,
     made_up: u64,
 }
 
@@ -285,7 +286,7 @@ impl NodeTable {
             let _ = dir.id.set(root_id);
         }
         let mut known = locked(&table.known);
-        known.ids.insert(ROOT);
+        known.ids.insert(ROOT, 1);
         known.by_ino.insert(root.ino, (Arc::downgrade(&node), ROOT));
         drop(known);
         (table, node)
@@ -344,6 +345,7 @@ impl NodeTable {
             }
         }
         let id = taken_over.unwrap_or_else(|| known.new_id(stat.ino));
+        *known.ids.entry(id).or_insert(0) += 1;
         let node = Arc::new(self.node(id, stat.ino, stat.kind));
         known.by_ino.insert(stat.ino, (Arc::downgrade(&node), id));
         drop(known);
@@ -365,17 +367,13 @@ impl NodeTable {
         }
     }
 
+    /// `node` is being dropped; it may have been moved, so it is not known by its address.
     fn forget(&self, node: &Node) {
         let mut known = locked(&self.known);
-        match known.by_ino.get(&node.ino) {
-            Some((weak, _)) if std::ptr::eq(weak.as_ptr(), node) => {
-                known.by_ino.remove(&node.ino);
-                known.ids.remove(&node.id);
-            }
-            Some((_, id)) if *id == node.id => {} // taken over
-            _ => {
-                known.ids.remove(&node.id);
-            }
+        known.release(node.id);
+        let entry = known.by_ino.get(&node.ino);
+        if entry.is_some_and(|(weak, _)| weak.strong_count() == 0) {
+            known.by_ino.remove(&node.ino);
         }
     }
 }
@@ -389,11 +387,20 @@ impl Known {
 
     fn new_id(&mut self, ino: u64) -> u64 {
         let mut id = ino;
-        while id <= ROOT || !self.ids.insert(id) {
+        while id <= ROOT || self.ids.contains_key(&id) {
             self.made_up += 1;
             id = MADE_UP | self.made_up;
         }
         id
+    }
+
+    fn release(&mut self, id: u64) {
+        match self.ids.get_mut(&id) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                self.ids.remove(&id);
+            }
+        }
     }
 }
 
