@@ -75,17 +75,20 @@ impl Op {
         plain
     }
 
-    fn run(&self, file: &FileState, mounted: &Mounted) -> Result<(), crate::volume::Error> {
+    fn run(&self, file: &Arc<FileState>, mounted: &Mounted) -> Result<(), crate::volume::Error> {
         match self {
             Self::Write(at, data) => file.write(*at, data),
             Self::Resize(size) => file.set_size(*size),
             Self::Zero(at, len, punch) => file.zero(*at, *len, *punch),
             Self::Sync => file.sync(false),
-            Self::Settle => mounted
-                .settler
-                .pass(Duration::ZERO)
-                .error
-                .map_or(Ok(()), Err),
+            Self::Settle => {
+                mounted.settler.note(file);
+                mounted
+                    .settler
+                    .pass(Duration::ZERO)
+                    .error
+                    .map_or(Ok(()), Err)
+            }
         }
     }
 }
