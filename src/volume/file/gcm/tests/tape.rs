@@ -30,7 +30,6 @@ struct Tape {
     planned: u64,
     /// Pages that a failed sync left unwritten and clean.
     lost: BTreeSet<usize>,
-    syncs: u64,
     seed: u64,
 }
 
@@ -104,7 +103,7 @@ fn apply(bytes: &mut Vec<u8>, op: &Op) {
 
 /// Whether the page holds records or a header.
 fn is_metadata(page: usize) -> bool {
-    page == 0 || page >= 38 && (page - 38) % 74 == 0
+    page == 0 || page >= 38 && (page - 38).is_multiple_of(74)
 }
 
 impl TapeFile {
@@ -126,10 +125,6 @@ impl TapeFile {
     pub(super) fn sync_failed(&self) -> bool {
         let tape = self.tape();
         tape.planned > tape.failing_syncs
-    }
-
-    pub(super) fn syncs(&self) -> u64 {
-        self.tape().syncs
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
@@ -313,7 +308,6 @@ impl File for TapeFile {
     fn sync_data(&self) -> io::Result<()> {
         let tape = &mut *self.tape();
         tape.step()?;
-        tape.syncs += 1;
         if tape.failing_syncs > 0 {
             tape.failing_syncs -= 1;
             tape.lose_pages();
