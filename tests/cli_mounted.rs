@@ -62,7 +62,8 @@ fn a_second_mount_is_refused_and_umount_frees_the_volume() {
 fn mounting_that_fails_says_why() {
     let sandbox = Sandbox::with_volume(SUITES[0]);
     fails(&sandbox, 11, &["umount", "mnt"]);
-    fails(&sandbox, 1, &["mount", "vault", "nowhere"]);
+    fails(&sandbox, 11, &["mount", "vault", "nowhere"]);
+    fails(&sandbox, 11, &["umount", "nowhere"]);
     fails(&sandbox, 2, &["mount", "-o", "bogus", "vault", "mnt"]);
     fails(&sandbox, 11, &["mount", "vault", "vault"]);
     fs::rename(sandbox.path("keystore.key"), sandbox.path("elsewhere")).unwrap();

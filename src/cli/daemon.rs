@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -27,6 +28,7 @@ pub(super) fn start(
 ) -> anyhow::Result<Code> {
     let (ready, ready_there) = pipe()?;
     let mut command = Command::new("/proc/self/exe");
+    command.arg0("strongroom");
     command
         .arg("--keystore")
         .arg(absolute(&places::keystore(global)?)?);

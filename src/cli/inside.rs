@@ -1,6 +1,6 @@
 //! `ls` and `cat` of a path in a volume without FUSE, and what `export` shares with them.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -66,12 +66,17 @@ fn walk(volume: &Volume, path: &Path) -> anyhow::Result<(Arc<Node>, Attr)> {
 /// A sentence with the path, for what POSIX refuses; else the error as it is.
 pub(super) fn inside_error(path: &Path, error: Error) -> anyhow::Error {
     match error {
-        Error::Refused(_) => failure(
-            Code::Failure,
-            format!("{} in the volume: {error}", path.display()),
-        ),
+        Error::Refused(errno) => said(path, &io::Error::from_raw_os_error(errno)),
+        Error::Store(error) => said(path, &error),
         other => other.into(),
     }
+}
+
+fn said(path: &Path, error: &io::Error) -> anyhow::Error {
+    failure(
+        Code::Failure,
+        format!("{} in the volume: {error}", path.display()),
+    )
 }
 
 pub(super) fn ls(global: &Global, inside: &Inside, json: bool) -> anyhow::Result<()> {

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::args::{Cli, Command};
+use self::args::{Cli, Command, Inside};
 use self::exit::Code;
 
 /// Runs the program with the process's arguments.
@@ -68,7 +68,23 @@ fn run(cli: &Cli) -> anyhow::Result<Code> {
             trust,
             path,
         } => return rotate::rotate(global, trust, path, output.json),
-        Command::Ls { inside, output } => inside::ls(global, inside, output.json),
+        Command::Ls {
+            trust,
+            output,
+            directory,
+            path,
+        } => {
+            let (trust, directory, path) = (trust.clone(), directory.clone(), path.clone());
+            inside::ls(
+                global,
+                &Inside {
+                    trust,
+                    directory,
+                    path,
+                },
+                output.json,
+            )
+        }
         Command::Cat(inside) => inside::cat(global, inside),
         Command::Export { inside, target } => return export::export(global, inside, target),
         Command::Keystore { command } => keystore::run(global, command),

@@ -12,11 +12,15 @@ use super::args::{Global, MountArgs};
 use super::exit::{Code, failure};
 use super::{daemon, mounts, opening, unlock};
 use crate::fuse::control::{Client, Control};
-use crate::fuse::{self, MountOptions};
+use crate::fuse::{self, MountOptions, ServeError};
 use crate::volume;
 
 /// How long `umount` waits for the daemon to settle what was written.
 const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// How often, and after what pause, a mount in use is tried again.
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs the command.
 pub(super) fn mount(global: &Global, args: &MountArgs) -> anyhow::Result<Code> {
@@ -66,12 +70,14 @@ fn serve(
     )?;
     let socket = mounts::socket_of(&id, options.read_only, &mountpoint)?;
     let about = about(&options.vault, &mountpoint, options.read_only);
-    let mut control = Control::listen(&socket, volume.clone(), about).map_err(|error| {
-        failure(
-            Code::Mount,
-            format!("control socket {}: {error}", socket.display()),
-        )
-    })?;
+    let mut control = match Control::listen(&socket, volume.clone(), about) {
+        Ok(control) => control,
+        Err(error) => {
+            volume.close()?;
+            let sentence = format!("control socket {}: {error}", socket.display());
+            return Err(failure(Code::Mount, sentence));
+        }
+    };
     // The daemon holds no directory but its own.
     std::env::set_current_dir("/")?;
     let served = fuse::serve(volume.clone(), &mountpoint, options, ready);
@@ -80,6 +86,22 @@ fn serve(
     drop(control);
     served?;
     Ok(closed?)
+}
+
+/// A process that was just started holds its parent's open files until it runs its own program, so a mount may be in use
+/// for a moment when nobody uses it.
+fn unmount(path: &Path) -> Result<(), ServeError> {
+    for _ in 0..BUSY_TRIES {
+        match fuse::unmount(path) {
+            Err(ServeError::Busy(_)) => std::thread::sleep(BUSY_PAUSE),
+            done => return done,
+        }
+    }
+    fuse::unmount(path)
+}
+
+fn place(mountpoint: &Path) -> anyhow::Result<PathBuf> {
+    mounts::resolve(mountpoint).map_err(|error| failure(Code::Mount, error.to_string()))
 }
 
 fn about(vault: &Path, mountpoint: &Path, read_only: bool) -> serde_json::Value {
@@ -94,7 +116,7 @@ fn about(vault: &Path, mountpoint: &Path, read_only: bool) -> serde_json::Value 
 
 /// Unmounts, and returns when the daemon has let the volume go.
 pub(super) fn umount(mountpoint: &Path) -> anyhow::Result<()> {
-    let path: PathBuf = mounts::resolve(mountpoint)?;
+    let path = place(mountpoint)?;
     let found = mounts::find(&path)?;
     let mounted = found
         .mounted
@@ -109,7 +131,7 @@ pub(super) fn umount(mountpoint: &Path) -> anyhow::Result<()> {
     let watch = mounts::socket(&mounted)
         .ok()
         .and_then(|socket| Client::connect(&socket).ok()?.watch().ok());
-    fuse::unmount(&path)?;
+    unmount(&path)?;
     if let Some(watch) = watch {
         watch.closed(PATIENCE).map_err(|_| {
             failure(Code::Busy, "it is unmounted, and its daemon is still settling files: wait for it before you mount again")

@@ -90,9 +90,15 @@ pub(in crate::cli) enum Command {
     /// List a directory of a volume without mounting it
     Ls {
         #[command(flatten)]
-        inside: Inside,
+        trust: Trust,
         #[command(flatten)]
         output: Output,
+        /// Backing directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// Path inside the volume
+        #[arg(value_name = "PATH", default_value = "/")]
+        path: PathBuf,
     },
     /// Write a file of a volume to standard output without mounting it
     Cat(Inside),
@@ -167,7 +173,7 @@ pub(in crate::cli) struct MountArgs {
 }
 
 /// What the user vouches for when a volume is opened.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(in crate::cli) struct Trust {
     /// Accept a volume that differs from what this host saw last, if it shows this pin
     #[arg(long, value_name = "PIN")]
@@ -186,7 +192,7 @@ pub(in crate::cli) struct Inside {
     #[arg(value_name = "DIR")]
     pub(in crate::cli) directory: PathBuf,
     /// Path inside the volume
-    #[arg(value_name = "PATH", default_value = "/")]
+    #[arg(value_name = "PATH")]
     pub(in crate::cli) path: PathBuf,
 }
 
@@ -221,4 +227,14 @@ pub(in crate::cli) struct Output {
     /// One line of JSON
     #[arg(long, action = ArgAction::SetTrue)]
     pub(in crate::cli) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
 }
