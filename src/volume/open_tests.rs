@@ -275,6 +275,13 @@ fn a_rotation_leaves_nothing_on_the_old_version() {
         for n in 0..700 {
             write(&volume, &format!("f{n}"), format!("content {n}").as_bytes());
         }
+        let root = volume.root();
+        volume
+            .make_symlink(&root, b"link", b"target", &USER)
+            .unwrap();
+        volume
+            .make_node(&root, b"fifo", crate::store::Kind::Fifo, 0o600, 0, &USER)
+            .unwrap();
         let before = setup.keys.describe(&KEY).unwrap().current;
         let report = volume.rotate(&mut |_| {}).unwrap();
         assert_eq!(
