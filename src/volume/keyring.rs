@@ -1,7 +1,7 @@
 //! How this volume wraps data keys: which master key, which envelope, which versions are allowed. Every header must name
 //! an entry of the authenticated volume file before any provider is called.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::crypto::Secret;
 use crate::format::header::KeyArea;
@@ -17,6 +17,8 @@ pub(crate) struct KeyRing {
     volume: VolumeId,
     key: KeyId,
     allowed: RwLock<Allowed>,
+    /// Held shared from the choice of a version to the writing of the header that names it.
+    making: RwLock<()>,
 }
 
 /// Which versions of the key headers may name, and which one new headers get.
@@ -42,7 +44,19 @@ impl KeyRing {
             volume,
             key,
             allowed: RwLock::new(allowed),
+            making: RwLock::new(()),
         }
+    }
+
+    /// To be held from `generate` until the header is written: a rotation that moved on to another version waits for it,
+    /// so that no header appears behind its walk.
+    pub(crate) fn making(&self) -> RwLockReadGuard<'_, ()> {
+        self.making.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for every header that may name an older version to be written.
+    pub(crate) fn wait_for_headers(&self) {
+        drop(self.making.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Makes the data key of a new file; the area's sequence is 1.

@@ -86,11 +86,14 @@ impl Volume {
         });
         let _gate = self.rotation.enter(moves.clone());
         let (from, to) = self.begin_version()?;
+        self.env.ring.wait_for_headers();
         let mut rewrapped = 0;
         let mut count = Count::default();
         for _ in 0..ROUNDS {
-            rewrapped += self.rewrap_all(&moves, progress)?;
+            let (changed, unfinished) = self.rewrap_all(&moves, progress)?;
+            rewrapped += changed;
             count = self.count_all(&moves, progress)?;
+            count.older += unfinished;
             if count.older == 0 {
                 break;
             }
@@ -124,9 +127,13 @@ impl Volume {
         Ok((oldest, self.env.ring.allowed().current))
     }
 
-    /// Re-wraps every header on an older version; how many that were.
-    fn rewrap_all(&self, moves: &Running, progress: &mut dyn FnMut(Progress)) -> Result<u64> {
-        let mut rewrapped = 0;
+    /// Re-wraps every header on an older version; how many that were, and how many of them are not known to be durable.
+    fn rewrap_all(
+        &self,
+        moves: &Running,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(u64, u64)> {
+        let (mut rewrapped, mut unfinished) = (0, 0);
         let mut done = 0;
         self.each_batch(moves, &mut |batch| {
             let mut changed = Vec::new();
@@ -143,6 +150,7 @@ impl Volume {
             for file in &changed {
                 if let Err(error) = file.rewrap_finish() {
                     tracing::warn!("an old key area stays for now: {error}");
+                    unfinished += 1;
                 }
             }
             rewrapped += changed.len() as u64;
@@ -153,7 +161,7 @@ impl Volume {
             });
             Ok(())
         })?;
-        Ok(rewrapped)
+        Ok((rewrapped, unfinished))
     }
 
     /// Reads every header and counts those on older versions.

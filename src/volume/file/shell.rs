@@ -376,6 +376,7 @@ impl FileState {
     }
 
     fn create_body(&self, offset: u64, data: &[u8]) -> Result<Arc<dyn Body>> {
+        let _making = self.env.ring.making();
         let header = header::new_header(&self.env)?;
         let backing = self.backing.clone();
         match self.env.suite {
