@@ -100,7 +100,7 @@ pub(super) fn ls(global: &Global, inside: &Inside, json: bool) -> anyhow::Result
                 .unwrap_or_default()
                 .as_bytes()
                 .to_vec();
-            entries.push((name, Ok(attr.clone())));
+            entries.push((name, Ok(*attr)));
         }
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         show(&entries, json)

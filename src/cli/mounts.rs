@@ -2,7 +2,8 @@
 //! mount nothing, so it does not hang where a daemon does.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,10 @@ use crate::format::ids::VolumeId;
 use crate::fuse::control;
 use crate::store::{RealStore, Store};
 use crate::volume;
+
+const TABLE: &str = "/proc/self/mountinfo";
+/// Longest table that is read, bytes.
+const TABLE_ROOM: usize = 4 << 20;
 
 /// One of our mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,12 +114,26 @@ pub(super) fn socket_of(
 }
 
 fn all() -> anyhow::Result<Vec<Mounted>> {
-    let path = Path::new("/proc/self/mountinfo");
-    let table = fs::read(path).map_err(at(path))?;
+    let table = read_table().map_err(at(Path::new(TABLE)))?;
     Ok(table
         .split(|byte| *byte == b'\n')
         .filter_map(parse)
         .collect())
+}
+
+/// The kernel holds the table still for one read only; between two, lines may be lost. So it is read in one, if it fits.
+fn read_table() -> io::Result<Vec<u8>> {
+    let mut file = File::open(TABLE)?;
+    let mut table = vec![0; TABLE_ROOM];
+    let mut length = 0;
+    loop {
+        let read = file.read(table.get_mut(length..).unwrap_or_default())?;
+        if read == 0 {
+            table.truncate(length);
+            return Ok(table);
+        }
+        length += read;
+    }
 }
 
 /// One line of the table (proc_pid_mountinfo(5)), if it is one of ours: type `fuse.strongroom`, source

@@ -1,8 +1,8 @@
 //! The control socket of a mount: what can be asked of the daemon that holds a volume, and the asking side.
 //!
 //! One line of JSON asks: `{"command":"rotate"}`, `"info"` or `"wait"`. Lines of JSON answer: `{"progress":{..}}` any number
-//! of times, then `{"rotation":{..}}`, `{"info":{..}}` or `{"error":{..}}`. To `wait` the answer is the end of the
-//! connection, when the daemon has let the volume go.
+//! of times, then `{"rotation":{..}}`, `{"info":{..}}` or `{"error":{..}}`. To `wait` the answer is `{"waiting":{}}`, and
+//! then the end of the connection, when the daemon has let the volume go.
 //!
 //! Invariant: only root and the daemon's own user are answered, whatever the socket file's mode lets through.
 
@@ -58,6 +58,7 @@ enum Answer {
     /// Fields as `volume::Rotation` names them.
     Rotation(Rotation),
     Info(serde_json::Value),
+    Waiting {},
     Error {
         kind: String,
         message: String,
@@ -229,6 +230,7 @@ impl Shared {
             Command::Info => send(connection, &Answer::Info(self.about.clone()))?,
             Command::Wait => {
                 connection.set_read_timeout(None)?;
+                send(connection, &Answer::Waiting {})?;
                 io::copy(&mut &*connection, &mut io::sink())?; // until the asker goes, or `finish`
             }
         }
@@ -377,6 +379,12 @@ impl Client {
                 command: Command::Wait,
             },
         )?;
+        let mut line = String::new();
+        BufReader::new(&self.connection).read_line(&mut line)?;
+        match serde_json::from_str(&line).map_err(io::Error::from)? {
+            Answer::Waiting {} => {}
+            _ => return Err(unexpected()),
+        }
         Ok(Watch {
             connection: self.connection,
         })
