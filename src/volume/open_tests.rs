@@ -282,6 +282,8 @@ fn a_rotation_leaves_nothing_on_the_old_version() {
         volume
             .make_node(&root, b"fifo", crate::store::Kind::Fifo, 0o600, 0, &USER)
             .unwrap();
+        let (node, _) = volume.lookup(&root, b"f7").unwrap();
+        volume.link(&node, &root, b"a second name").unwrap();
         let before = setup.keys.describe(&KEY).unwrap().current;
         let report = volume.rotate(&mut |_| {}).unwrap();
         assert_eq!(

@@ -4,6 +4,7 @@
 //! Invariant: a header names a new version only after the volume file that allows it is durable, and the volume file
 //! forgets an old version only after every header was read and named none but the new one.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -190,7 +191,7 @@ impl Volume {
         Ok(count)
     }
 
-    /// Hands every file of the volume to `visit`, some at a time; directories that move meanwhile are walked again.
+    /// Hands every file of the volume to `visit`, each once, some at a time; directories that move meanwhile are walked again.
     fn each_batch(
         &self,
         moves: &Running,
@@ -202,6 +203,7 @@ impl Volume {
             .max(1) as usize;
         let mut left = vec![self.root()];
         let mut batch = Vec::with_capacity(limit);
+        let mut seen = HashSet::new(); // files with several names, by number
         while let Some(dir) = left.pop().or_else(|| moves.take()) {
             for (_, node) in absent_is_empty(self.raw_children(&dir))? {
                 match node.kind() {
@@ -213,7 +215,12 @@ impl Volume {
                     _ => continue, // no contents, hence no header
                 }
                 match self.file_state(&node) {
-                    Ok(file) => batch.push(file),
+                    Ok(file) => {
+                        let linked = file.backing().stat()?.nlink > 1;
+                        if !linked || seen.insert(node.id()) {
+                            batch.push(file);
+                        }
+                    }
                     Err(error) if error.code() == libc::ENOENT => {} // removed meanwhile
                     Err(error) => return Err(error),
                 }
