@@ -27,6 +27,18 @@ impl GcmBody {
         Ok(())
     }
 
+    /// What an unclean end left may stand in the store's cache alone, if a sync failed before it: before a caller is told
+    /// that it is durable, it is written again. Not through a descriptor that cannot write.
+    pub(super) fn mend_before_sync(&self, turn: &Turn<'_>) -> Result<()> {
+        if self.env.read_only || !self.memory().doubt.in_doubt {
+            return Ok(());
+        }
+        match quietly(self.backing.as_ref(), || self.finish_mending(turn)) {
+            Err(error) if matches!(error.code(), libc::EBADF | libc::EINVAL) => Ok(()),
+            mended => mended,
+        }
+    }
+
     /// A sync in the midst of a change: everything written before it is durable after it.
     pub(super) fn barrier(&self, turn: &Turn<'_>) -> Result<()> {
         self.promised_sync(turn, false)

@@ -251,6 +251,7 @@ impl Body for GcmBody {
 
     fn sync(&self, metadata: bool) -> Result<()> {
         let turn = self.wait_turn();
+        self.mend_before_sync(&turn)?;
         self.promised_sync(&turn, metadata)
     }
 

@@ -12,8 +12,8 @@ use crate::volume::file::body::{Mark, Names};
 use super::block::Block;
 use super::{GcmBody, Turn};
 
-/// Groups of a file in doubt that one pass mends; a larger file stays in doubt for another.
-const MENDED_AT_ONCE: u32 = 16384;
+/// Groups of a file in doubt that one pass or sync mends, 1 GiB; a larger file stays in doubt for another.
+const MENDED_AT_ONCE: u32 = 4096;
 
 impl GcmBody {
     /// Whether settling has nothing to do.
@@ -75,7 +75,7 @@ impl GcmBody {
     }
 
     /// What is left to mend of a file in doubt, up to a number of groups.
-    fn finish_mending(&self, turn: &Turn<'_>) -> Result<()> {
+    pub(super) fn finish_mending(&self, turn: &Turn<'_>) -> Result<()> {
         if self.memory().ledger.to_mend {
             self.mend(turn)?;
         }
@@ -83,7 +83,7 @@ impl GcmBody {
             self.finish_cut(turn)?;
         }
         let doubt = self.memory().doubt;
-        if doubt.in_doubt {
+        if doubt.in_doubt && layout::first_block(doubt.mended_groups) < self.blocks() {
             let until = doubt.mended_groups.saturating_add(MENDED_AT_ONCE);
             let end = layout::first_block(until).min(self.blocks());
             self.mend_groups(turn, doubt.mended_groups, end)?;

@@ -52,7 +52,10 @@ impl Tape {
 impl Tape {
     /// A sync that persists all but the lost pages.
     fn persist(&mut self) {
-        let old = std::mem::replace(&mut self.base, self.now.clone());
+        // What a lost page holds then: its older content, as far as no cut took that away.
+        let mut old = std::mem::replace(&mut self.base, self.now.clone());
+        let cuts = self.ops.iter().filter(|op| !matches!(op, Op::Write(..)));
+        cuts.for_each(|op| apply(&mut old, op));
         for page in self
             .lost
             .iter()
