@@ -7,6 +7,8 @@ mod support;
 mod attributes;
 #[path = "mount/contents.rs"]
 mod contents;
+#[path = "mount/control.rs"]
+mod control;
 #[path = "mount/daemon.rs"]
 mod daemon;
 #[path = "mount/locks.rs"]

@@ -116,7 +116,7 @@ struct Line {
 /// The last line of a mount table that is for this path.
 fn topmost(table: &[u8], path: &Path) -> Option<Line> {
     let lines = table.split(|byte| *byte == b'\n');
-    lines.filter_map(|line| on_path(line, path)).last()
+    lines.filter_map(|line| on_path(line, path)).next_back()
 }
 
 fn on_path(line: &[u8], path: &Path) -> Option<Line> {
