@@ -250,7 +250,11 @@ fn a_read_only_mount_changes_nothing_below() {
         fs::create_dir(sandbox.mnt().join("dir")).unwrap();
         fs::write(sandbox.mnt().join("dir/file"), vec![1; 50_000]).unwrap();
         fs::write(sandbox.mnt().join("dir/secret"), b"x").unwrap();
-        fs::set_permissions(sandbox.mnt().join("dir/secret"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(
+            sandbox.mnt().join("dir/secret"),
+            Permissions::from_mode(0o000),
+        )
+        .unwrap();
         sandbox.umount();
         let before = everything_below(&sandbox.vault());
         sandbox.ok(&["mount", "--read-only", "vault", "mnt"]);
