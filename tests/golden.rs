@@ -1,4 +1,5 @@
 //! The golden volumes of format version 1, made when it froze (tests/data/make-golden): every later program reads them.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a test that panics has failed, as it should
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! The same random operations on a mount and on a plain directory give the same results: return values, errno, contents,
 //! sizes, attributes, listings. In both suites, with remounts on the way.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a test that panics has failed, as it should
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Real programs at work in a mount, in both suites: what they wrote is whole after a remount.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a test that panics has failed, as it should
 
 mod support;
 
