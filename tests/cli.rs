@@ -52,7 +52,7 @@ fn recovery_key(said: &str) -> String {
     let lines = said.lines().map(str::trim);
     lines
         .filter(|line| line.len() == 71 && line.matches('-').count() == 11)
-        .last()
+        .next_back()
         .unwrap()
         .to_owned()
 }
