@@ -49,10 +49,9 @@ fn keystore_with_passphrase(sandbox: &Sandbox) -> String {
 }
 
 fn recovery_key(said: &str) -> String {
-    let lines = said.lines().map(str::trim);
+    let mut lines = said.lines().map(str::trim);
     lines
-        .filter(|line| line.len() == 71 && line.matches('-').count() == 11)
-        .next_back()
+        .rfind(|line| line.len() == 71 && line.matches('-').count() == 11)
         .unwrap()
         .to_owned()
 }
