@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::format::names::LOCK;
 use crate::store::{Access, Dir, File, Host};
@@ -25,7 +26,7 @@ impl VolumeLock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => root.create(LOCK, 0o600)?,
             opened => opened?,
         };
-        let locked = file.try_lock(true)?;
+        let locked = try_patiently(&file, true)?;
         let holder = read_holder(&file)?;
         if !locked {
             return Err(in_use(holder.as_ref()));
@@ -57,7 +58,7 @@ impl VolumeLock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
-        if !file.try_lock(false)? {
+        if !try_patiently(&file, false)? {
             return Err(in_use(read_holder(&file)?.as_ref()));
         }
         Ok(Some(Self {
@@ -85,6 +86,17 @@ pub fn holder(root: &Arc<dyn Dir>) -> Result<Option<Host>> {
             Ok(if free { None } else { read_holder(&file)? })
         }
     }
+}
+
+/// Who only asks who holds a volume has the lock for an instant itself: that is waited for.
+fn try_patiently(file: &Arc<dyn File>, exclusive: bool) -> io::Result<bool> {
+    for _ in 0..5 {
+        if file.try_lock(exclusive)? {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    file.try_lock(exclusive)
 }
 
 fn read_holder(file: &Arc<dyn File>) -> Result<Option<Host>> {
