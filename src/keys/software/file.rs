@@ -1,9 +1,11 @@
 //! The bytes of a keystore file; pure functions over slices. Knows no file descriptor.
 //!
-//!     strongroom keystore 1
-//!     { JSON }
-//!     mac <64 hex>      HMAC-SHA256 under the root key over everything before this line
-//!     check <8 hex>     CRC-32C over everything before this line: tells damage from a wrong passphrase, stops nobody
+//! ```text
+//! strongroom keystore 1
+//! { JSON }
+//! mac <64 hex>      HMAC-SHA256 under the root key over everything before this line
+//! check <8 hex>     CRC-32C over everything before this line: tells damage from a wrong passphrase, stops nobody
+//! ```
 //!
 //! Invariant: what `parse` returns is within all bounds below but is not authentic before `Parsed::verify`.
 

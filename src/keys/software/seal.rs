@@ -1,10 +1,12 @@
 //! The keystore's key hierarchy, all derivations on one screen. Knows no file.
 //!
-//!     slot secret (passphrase by Argon2id, key file, recovery key)
-//!       └─ seals ─ slot key: X25519 private key 32 ‖ keystore authenticator 32
-//!            └─ opens ─ root key, sealed to the slot's public key and authenticator
-//!                 ├─ HKDF "keystore mac"   MAC over the file
-//!                 └─ HKDF "keystore wrap"  wraps key versions and the authenticator
+//! ```text
+//! slot secret (passphrase by Argon2id, key file, recovery key)
+//!   └─ seals ─ slot key: X25519 private key 32 ‖ keystore authenticator 32
+//!        └─ opens ─ root key, sealed to the slot's public key and authenticator
+//!             ├─ HKDF "keystore mac"   MAC over the file
+//!             └─ HKDF "keystore wrap"  wraps key versions and the authenticator
+//! ```
 //!
 //! Invariant: whoever holds an old root key cannot open a new one. That is why the root key is sealed to public keys: if it
 //! wrapped the slots' keys, an old copy of the file and a removed slot's secret would open every later root. The
