@@ -333,3 +333,29 @@ fn what_still_names_a_destroyed_version_opens_nothing() {
     };
     assert!(matches!(old.open_with(&old.options()), Err(Error::Key(_))));
 }
+
+/// A deleted file must not hold its space until the next pass of settling.
+#[test]
+fn space_of_a_removed_file_is_free_at_once() {
+    for suite in [Suite::Gcm, Suite::Xts] {
+        let setup = Setup::new(suite);
+        let volume = setup.open();
+        let root = volume.root();
+        write(&volume, "a", b"content");
+        assert_eq!(volume.settler.len(), 1, "it waits to be settled");
+        volume.unlink(&root, b"a").unwrap();
+        assert_eq!(volume.settler.len(), 0, "and not once it is deleted");
+        let (_, _, open) = volume
+            .create(&root, b"b", 0o644, &USER, READ_WRITE)
+            .unwrap();
+        volume.unlink(&root, b"b").unwrap();
+        volume.write(&open, 0, b"still usable").unwrap();
+        let mut bytes = [0; 12];
+        assert_eq!(volume.read(&open, 0, &mut bytes).unwrap(), 12);
+        assert_eq!(&bytes, b"still usable");
+        volume.fsync(&open, false).unwrap();
+        assert_eq!(volume.settler.len(), 0);
+        drop(open);
+        volume.close().unwrap();
+    }
+}

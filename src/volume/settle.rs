@@ -135,7 +135,8 @@ impl Settler {
         run.error.map_or(Ok(()), Err)
     }
 
-    fn remove(&self, state: &Arc<FileState>) {
+    /// Takes a file off the list that is not listed any more.
+    pub(in crate::volume) fn remove(&self, state: &Arc<FileState>) {
         let mut files = self.lock_files();
         if !state.listed.load(Ordering::Acquire) {
             files.remove(&key(state));

@@ -66,6 +66,9 @@ pub(crate) fn removed(volume: &Volume, spot: &Spot, found: &Found) {
     node.gone_from(&spot.node, spot.entry(), Some(Stat { nlink, ..*stat }));
     if let Some(state) = volume.files.live(node.ino()) {
         state.name_gone(&spot.place());
+        if nlink == 0 {
+            state.last_name_gone();
+        }
     }
     if nlink == 0 {
         volume.nodes.bury(node);

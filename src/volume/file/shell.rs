@@ -57,6 +57,8 @@ pub(crate) struct FileState {
     pub(super) owed: Mutex<Owed>,
     /// Whether the settler has it.
     pub(in crate::volume) listed: AtomicBool,
+    /// Whether its last name went: nothing of it waits for a sync any more.
+    deleted: AtomicBool,
     /// When it was last changed, milliseconds since `START`.
     changed_at: AtomicU64,
 }
@@ -86,6 +88,7 @@ impl FileState {
             names: Mutex::new(KnownNames::new(here)),
             owed: Mutex::default(),
             listed: AtomicBool::new(false),
+            deleted: AtomicBool::new(false),
             changed_at: AtomicU64::new(0),
         })
     }
@@ -302,6 +305,22 @@ impl FileState {
         Ok(self.backing.set_times(times)?)
     }
 
+    /// After its last name went: the settler lets it go, so that the store has its space back with the last handle. One
+    /// that is busy goes in the next pass.
+    pub(in crate::volume) fn last_name_gone(&self) {
+        if !self.backing.stat().is_ok_and(|stat| stat.nlink == 0) {
+            return; // it got another one meanwhile
+        }
+        self.deleted.store(true, Ordering::Release);
+        let Ok(_alone) = self.content.try_write() else {
+            return;
+        };
+        self.listed.store(false, Ordering::Release);
+        if let Some(me) = self.me.upgrade() {
+            self.settler.remove(&me);
+        }
+    }
+
     /// How long ago it was last changed.
     pub(in crate::volume) fn idle(&self) -> Duration {
         now().saturating_sub(Duration::from_millis(
@@ -343,6 +362,7 @@ impl FileState {
         self.changed_at
             .store(now().as_millis() as u64, Ordering::Relaxed);
         if !self.listed.load(Ordering::Acquire)
+            && !self.deleted.load(Ordering::Acquire)
             && let Some(me) = self.me.upgrade()
         {
             self.settler.note(&me);
