@@ -258,3 +258,18 @@ fn an_older_copy_of_a_volume_is_refused() {
     let said = fails(&sandbox, 10, &["mount", "vault", "mnt"]);
     assert!(said.contains("--expect-volume"), "{said}");
 }
+
+#[test]
+fn a_daemon_whose_socket_file_was_removed_still_ends_and_lets_the_volume_go() {
+    let sandbox = Sandbox::mounted(SUITES[0]);
+    fs::write(sandbox.mnt().join("file"), "content").unwrap();
+    fs::remove_dir_all(sandbox.path("run")).unwrap();
+    sandbox.umount(); // cannot wait for the daemon
+    let read = || sandbox.run(&["cat", "vault", "file"]);
+    let mut tries = 600; // a minute at the most; what counts is that it ends
+    while read().status.code() == Some(7) && tries > 0 {
+        tries -= 1;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(read().stdout, b"content");
+}

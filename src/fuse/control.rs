@@ -76,7 +76,8 @@ enum PhaseName {
 pub struct Control {
     shared: Arc<Shared>,
     path: PathBuf,
-    listener: Option<JoinHandle<()>>,
+    listener: Arc<UnixListener>,
+    listening: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -98,7 +99,7 @@ impl Control {
     /// `about` is what `info` answers.
     pub fn listen(path: &Path, volume: Arc<Volume>, about: serde_json::Value) -> io::Result<Self> {
         remove_stale(path)?;
-        let listener = UnixListener::bind(path)?;
+        let listener = Arc::new(UnixListener::bind(path)?);
         chmod(path, Mode::RUSR | Mode::WUSR)?;
         let shared = Arc::new(Shared {
             volume: Mutex::new(Some(volume)),
@@ -106,24 +107,26 @@ impl Control {
             stopped: AtomicBool::new(false),
             connections: Mutex::default(),
         });
-        let accepting = Arc::clone(&shared);
+        let accepting = (Arc::clone(&shared), Arc::clone(&listener));
         let thread = thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || accepting.accept(&listener))?;
+            .spawn(move || accepting.0.accept(&accepting.1))?;
         Ok(Self {
             shared,
             path: path.to_owned(),
-            listener: Some(thread),
+            listener,
+            listening: Some(thread),
         })
     }
 
     /// Takes no more requests, and waits for a rotation that is under way. Lets go of the volume.
     pub fn finish(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        if let Some(listener) = self.listener.take() {
-            let _ = UnixStream::connect(&self.path); // wakes it
+        if let Some(listening) = self.listening.take() {
+            // Wakes it, also where somebody removed the socket file.
+            let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
             let _ = unlink(&self.path);
-            let _ = listener.join();
+            let _ = listening.join();
         }
         let threads = {
             let mut connections = locked(&self.shared.connections);
