@@ -55,6 +55,7 @@ fn entry(current: bool, id: u8) -> KeyEntry {
     KeyEntry {
         provider: "software".to_owned(),
         key: KeyId([id; 16]),
+        home: None,
         envelope: Envelope::Direct,
         versions: vec![KeyVersion(1), KeyVersion(4)],
         wraps_with: KeyVersion(4),

@@ -17,6 +17,9 @@ const WHAT: &str = "strongroom.volume";
 const LABEL: &[u8] = b"volume";
 const FORMAT: u64 = 1;
 
+/// The kind of the provider whose keys have a [`TokenObject`].
+pub const TOKEN_PROVIDER: &str = "pkcs11";
+
 /// The content of an authentic volume file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeFile {
@@ -44,11 +47,14 @@ pub struct VolumeFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyEntry {
-    /// The provider's kind: "software", later "pkcs11", "aws-kms".
+    /// The provider's kind: "software", "pkcs11", later "aws-kms".
     pub provider: String,
     /// The key within the provider.
     #[serde(with = "as_text")]
     pub key: KeyId,
+    /// Where a token keeps it; exactly for provider "pkcs11".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<TokenObject>,
     /// What wraps data keys.
     pub envelope: Envelope,
     /// Versions that headers may name, ascending; not empty.
@@ -59,6 +65,22 @@ pub struct KeyEntry {
     pub algorithms: Vec<WrapAlgorithm>,
     /// Whether new files are wrapped by this key.
     pub current: bool,
+}
+
+/// Names a key in a PKCS#11 token; never a module, never a PIN.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenObject {
+    /// Label of the token (CK_TOKEN_INFO), without the blanks at its end; 1 to 32 bytes.
+    pub token: String,
+    /// Label of the key's first version (CKA_LABEL); 1 to 200 bytes.
+    pub object: String,
+}
+
+impl TokenObject {
+    fn is_fine(&self) -> bool {
+        (1..=32).contains(&self.token.len()) && (1..=200).contains(&self.object.len())
+    }
 }
 
 /// The wrapped volume secret.
@@ -280,8 +302,10 @@ impl Stored {
 
 impl KeyEntry {
     fn is_fine(&self) -> bool {
-        !self.provider.is_empty()
-            && !self.algorithms.is_empty()
+        (match &self.home {
+            Some(home) => self.provider == TOKEN_PROVIDER && home.is_fine(),
+            None => self.provider != TOKEN_PROVIDER && !self.provider.is_empty(),
+        }) && !self.algorithms.is_empty()
             && self.versions.contains(&self.wraps_with)
             && self.versions.is_sorted_by(|a, b| a < b)
     }

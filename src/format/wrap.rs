@@ -14,13 +14,26 @@ pub const SOFTWARE_WRAP_LEN: usize = 60;
 /// The longest wrapped key that a header holds (RSA up to 3072 bits).
 pub const MAX_WRAPPED: usize = 400;
 
-/// How a key was wrapped. Numbers 2 to 5 are reserved in `docs/FORMAT.md` for mechanisms of tokens and key services.
+/// How a key was wrapped: numbers, words and bytes stand in `docs/FORMAT.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum WrapAlgorithm {
     /// AES-256-GCM-SIV in software; the context is its additional data.
     #[serde(rename = "aes-256-gcm-siv")]
     AesGcmSiv,
+    /// AES-256-GCM in a token: IV 12 ‖ text 32 ‖ tag 16; the context is its additional data.
+    #[serde(rename = "aes-256-gcm")]
+    AesGcm,
+    /// RSA-OAEP with SHA-256 and MGF1-SHA-256 (RFC 8017); the context is its label.
+    #[serde(rename = "rsa-oaep-sha256")]
+    RsaOaepSha256,
+    /// RSA-OAEP with SHA-1 and an empty label, over key ‖ SHA-256(context)\[0..16\].
+    #[serde(rename = "rsa-oaep-sha1")]
+    RsaOaepSha1,
+    /// AES-256-CBC without padding in a token, and our own HMAC-SHA-256 over context, IV and ciphertext: IV 16 ‖
+    /// ciphertext 32 ‖ MAC 32.
+    #[serde(rename = "aes-256-cbc-hmac-sha256")]
+    AesCbcHmac,
 }
 
 impl WrapAlgorithm {
@@ -28,13 +41,26 @@ impl WrapAlgorithm {
     pub fn number(self) -> u8 {
         match self {
             Self::AesGcmSiv => 1,
+            Self::AesGcm => 2,
+            Self::RsaOaepSha256 => 3,
+            Self::RsaOaepSha1 => 4,
+            Self::AesCbcHmac => 5,
         }
+    }
+
+    /// Whether it may wrap data keys itself (`direct` envelope): authenticated with the file's context, and cheap.
+    pub fn wraps_data_keys(self) -> bool {
+        matches!(self, Self::AesGcmSiv | Self::AesGcm)
     }
 
     /// The algorithm with this number.
     pub fn from_number(number: u8) -> Result<Self> {
         match number {
             1 => Ok(Self::AesGcmSiv),
+            2 => Ok(Self::AesGcm),
+            3 => Ok(Self::RsaOaepSha256),
+            4 => Ok(Self::RsaOaepSha1),
+            5 => Ok(Self::AesCbcHmac),
             other => Err(FormatError::Unknown {
                 what: "wrap algorithm",
                 value: other.into(),

@@ -1,15 +1,18 @@
 //! Master keys: the provider trait, the software keystore, where secrets come from. Knows no path inside a volume.
 
 mod descriptor;
+mod providers;
 mod secret_bytes;
 pub mod software;
 pub mod source;
 
+pub use providers::Providers;
 pub use secret_bytes::{MAX_SECRET, SecretBytes};
 pub use software::{Keystore, KeystoreError, Unlock};
 
 use crate::crypto::Secret;
 use crate::format::ids::{KeyId, KeyVersion};
+use crate::format::volume_file::TokenObject;
 use crate::format::wrap::WrapAlgorithm;
 
 /// A wrapped 32-byte key, and what is needed to find the key that unwraps it.
@@ -43,14 +46,18 @@ pub struct KeyDescription {
     pub current: KeyVersion,
     /// Every version that still unwraps, ascending.
     pub versions: Vec<KeyVersion>,
+    /// How it wraps.
+    pub algorithm: WrapAlgorithm,
+    /// Where a token keeps it.
+    pub home: Option<TokenObject>,
 }
 
 /// Why a provider refused, by cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// No such key or version in this provider.
-    #[error("key {0} is not in this keystore")]
+    /// No such key or version in this provider, or its token is gone: for sure, not for the moment.
+    #[error("key {0} is not there")]
     NotFound(String),
     /// The key is disabled.
     #[error("key {0} is disabled")]
@@ -73,11 +80,16 @@ pub enum KeyError {
 }
 
 /// A home of master keys. `context` is bound to every wrap as additional data (`format::wrap::context`).
+///
+/// Every call may come from any thread. A call that a token or a network does not answer ends as `Unavailable` after a
+/// bounded time.
 pub trait KeyProvider: Send + Sync {
-    /// The name that stands in the volume file: "software", later "pkcs11", "aws-kms".
+    /// The name that stands in the volume file: "software", "pkcs11", later "aws-kms".
     fn kind(&self) -> &'static str;
-    /// State and versions of a key.
+
+    /// State and versions of a key. Asks the home itself, not a memory of it.
     fn describe(&self, key: &KeyId) -> Result<KeyDescription, KeyError>;
+
     /// Makes a data key and wraps it under this version of the key. (The volume chooses, so that no header names a
     /// version before the volume file that allows it is durable; a provider that cannot choose uses its current one.)
     fn generate(
@@ -85,7 +97,12 @@ pub trait KeyProvider: Send + Sync {
         key: &KeyId,
         version: KeyVersion,
         context: &[u8],
-    ) -> Result<(Secret<32>, Wrapped), KeyError>;
+    ) -> Result<(Secret<32>, Wrapped), KeyError> {
+        let secret = Secret::random();
+        let wrapped = self.wrap(key, version, context, &secret)?;
+        Ok((secret, wrapped))
+    }
+
     /// Wraps a given key under this version.
     fn wrap(
         &self,
@@ -94,6 +111,7 @@ pub trait KeyProvider: Send + Sync {
         context: &[u8],
         secret: &Secret<32>,
     ) -> Result<Wrapped, KeyError>;
+
     /// Unwraps; never tries another version than the one named.
     fn unwrap(
         &self,
@@ -101,6 +119,45 @@ pub trait KeyProvider: Send + Sync {
         context: &[u8],
         wrapped: &Wrapped,
     ) -> Result<Secret<32>, KeyError>;
+
+    /// As `generate`, one data key for each context, in their order; all or an error.
+    fn generate_batch(
+        &self,
+        key: &KeyId,
+        version: KeyVersion,
+        contexts: &[&[u8]],
+    ) -> Result<Vec<(Secret<32>, Wrapped)>, KeyError> {
+        contexts
+            .iter()
+            .map(|context| self.generate(key, version, context))
+            .collect()
+    }
+
+    /// As `unwrap`, for each (context, wrapped key), in their order.
+    fn unwrap_batch(
+        &self,
+        key: &KeyId,
+        items: &[(&[u8], &Wrapped)],
+    ) -> Vec<Result<Secret<32>, KeyError>> {
+        items
+            .iter()
+            .map(|(context, wrapped)| self.unwrap(key, context, wrapped))
+            .collect()
+    }
+
     /// Makes a new version of the key and returns it; durable before this returns.
     fn rotate(&self, key: &KeyId) -> Result<KeyVersion, KeyError>;
+
+    /// Destroys a version for good; InvalidState for the newest.
+    fn destroy(&self, key: &KeyId, version: KeyVersion) -> Result<(), KeyError>;
+
+    /// How many data keys to hold ready because making one keeps its caller waiting; 0: none.
+    fn ready_ahead(&self) -> usize {
+        0
+    }
+
+    /// How many calls it serves at a time.
+    fn parallel(&self) -> usize {
+        1
+    }
 }

@@ -62,6 +62,7 @@ pub fn create(
         keys: vec![KeyEntry {
             provider: provider.kind().to_owned(),
             key: *key,
+            home: description.home,
             envelope: Envelope::Direct,
             versions: vec![description.current],
             wraps_with: description.current,

@@ -143,18 +143,9 @@ impl KeyProvider for TestKeys {
             state: KeyState::Enabled,
             current,
             versions,
+            algorithm: WrapAlgorithm::AesGcmSiv,
+            home: None,
         })
-    }
-
-    fn generate(
-        &self,
-        key: &KeyId,
-        version: KeyVersion,
-        context: &[u8],
-    ) -> Result<(Secret<32>, Wrapped), KeyError> {
-        let secret = Secret::random();
-        let wrapped = self.wrap(key, version, context, &secret)?;
-        Ok((secret, wrapped))
     }
 
     fn wrap(
@@ -189,5 +180,15 @@ impl KeyProvider for TestKeys {
 
     fn rotate(&self, _: &KeyId) -> Result<KeyVersion, KeyError> {
         Ok(self.add_version())
+    }
+
+    fn destroy(&self, _: &KeyId, version: KeyVersion) -> Result<(), KeyError> {
+        if self.versions().last() == Some(&version) {
+            return Err(KeyError::InvalidState(format!("version {version} wraps")));
+        }
+        if let Some(kek) = self.keks().get_mut(version.0 as usize - 1) {
+            *kek = None;
+        }
+        Ok(())
     }
 }

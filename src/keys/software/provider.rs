@@ -26,18 +26,9 @@ impl KeyProvider for Keystore {
             state: live.state,
             current,
             versions,
+            algorithm: WrapAlgorithm::AesGcmSiv,
+            home: None,
         })
-    }
-
-    fn generate(
-        &self,
-        key: &KeyId,
-        version: KeyVersion,
-        context: &[u8],
-    ) -> Result<(Secret<32>, Wrapped), KeyError> {
-        let secret = Secret::random();
-        let wrapped = self.wrap(key, version, context, &secret)?;
-        Ok((secret, wrapped))
     }
 
     fn wrap(
@@ -72,6 +63,10 @@ impl KeyProvider for Keystore {
 
     fn rotate(&self, key: &KeyId) -> Result<KeyVersion, KeyError> {
         Ok(self.new_version(key)?)
+    }
+
+    fn destroy(&self, key: &KeyId, version: KeyVersion) -> Result<(), KeyError> {
+        Ok(self.destroy_version(key, version)?)
     }
 }
 

@@ -96,6 +96,7 @@ fn volume_file(env: &Env) -> VolumeFile {
         keys: vec![KeyEntry {
             provider: "test".to_owned(),
             key,
+            home: None,
             envelope: Envelope::Direct,
             versions: vec![version],
             wraps_with: version,
