@@ -1,6 +1,7 @@
 //! Master keys: the provider trait, the software keystore, where secrets come from. Knows no path inside a volume.
 
 mod descriptor;
+pub mod pkcs11;
 mod providers;
 mod secret_bytes;
 pub mod software;
