@@ -1,5 +1,7 @@
 //! Everything that derives from a volume's secret, each key for one use.
 
+use std::sync::Arc;
+
 use super::ids::VolumeId;
 use crate::crypto::{Secret, Siv, hkdf};
 
@@ -15,8 +17,8 @@ pub struct VolumeKeys {
     pub xattr_value: Siv,
     /// Directory ids and place tags.
     pub dir: Secret<32>,
-    /// The volume file and the mount file.
-    pub mac: Secret<32>,
+    /// The volume file and the mount file; shared with who ends a mount, also of a volume that was locked.
+    pub mac: Arc<Secret<32>>,
     /// What a host remembers to know the volume again; not secret.
     pub pin: [u8; 16],
     /// Goes into every header key, so that who can only wrap cannot forge a header.
@@ -35,7 +37,7 @@ impl VolumeKeys {
             xattr_name: siv(b"xattr-name"),
             xattr_value: siv(b"xattr-value"),
             dir: key(b"dir"),
-            mac: key(b"volume-mac"),
+            mac: Arc::new(key(b"volume-mac")),
             pin: *hkdf(&[volume_secret.expose()], &volume.0, &[b"pin"]).expose(),
             bind: key(b"bind"),
         }

@@ -33,10 +33,10 @@ pub(crate) fn identify(
     child: &Arc<dyn Dir>,
 ) -> Result<(DirId, Option<DirFile>)> {
     let Some(bytes) = read_small(child, DIR_FILE, DIR_FILE_MAX)? else {
-        return Ok((child_dir_id(&env.keys.dir, parent, stored), None));
+        return Ok((child_dir_id(&env.keys()?.dir, parent, stored), None));
     };
     let file = DirFile::parse(&bytes)?;
-    file.fits(&env.keys.dir, parent, stored)?;
+    file.fits(&env.keys()?.dir, parent, stored)?;
     Ok((file.id, Some(file)))
 }
 
@@ -85,8 +85,13 @@ pub(crate) fn mark(node: &Arc<Node>, dir: &Arc<dyn Dir>, stored: &[u8]) -> Resul
     Ok(dir.sync()?)
 }
 
-fn tag(env: &Env, spot: &Spot, id: &DirId) -> [u8; 16] {
-    place_tag(&env.keys.dir, id, &spot.id, spot.entry())
+fn tag(env: &Env, spot: &Spot, id: &DirId) -> Result<[u8; 16]> {
+    Ok(place_tag(
+        &env.keys()?.dir,
+        id,
+        &spot.id,
+        spot.entry(),
+    ))
 }
 
 /// Before the directory `moved` goes from one place to another: gives it a `strongroom.dir` that fits at both, and leaves a
@@ -104,7 +109,7 @@ pub(crate) fn before_rename(
     if file.is_some_and(|file| file.places.len() > 1) {
         make_last_move_durable(volume, moved, dir)?;
     }
-    let places = vec![tag(env, from, &id), tag(env, to, &id)];
+    let places = vec![tag(env, from, &id)?, tag(env, to, &id)?];
     with_owner_bits(dir, entry, 0o700, || {
         write_dir_file(&child, id, places.clone())
     })?;
@@ -175,7 +180,7 @@ fn settle_move(volume: &Volume, node: &Arc<Node>) -> Result<()> {
         None => volume.settler.sync_store()?,
     }
     let id = dir::id(volume, node)?;
-    let here = place_tag(&volume.env.keys.dir, &id, &parent_id, &place.stored);
+    let here = place_tag(&volume.env.keys()?.dir, &id, &parent_id, &place.stored);
     with_owner_bits(&parent, &place.stored, 0o700, || {
         write_dir_file(&child, id, vec![here])
     })?;

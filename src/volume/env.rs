@@ -1,14 +1,16 @@
 //! What every part of an open volume shares: the store, the keys, the epochs. Read-only after opening, but for the mark
-//! that a sync failed and was not repaired.
+//! that a sync failed and was not repaired, and for the keys, which go when the volume locks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 
 use crate::format::ids::VolumeId;
 use crate::format::suite::Suite;
 use crate::format::volume_keys::VolumeKeys;
 use crate::store::{Dir, Store};
+use crate::volume::error::{Error, Result};
 use crate::volume::keyring::KeyRing;
+use crate::volume::sync::{reading, writing};
 
 /// An open volume's surroundings.
 pub(crate) struct Env {
@@ -28,8 +30,8 @@ pub(crate) struct Env {
     pub(crate) read_only: bool,
     /// Whether a full group may be overwritten in place (FORMAT.md section 4, rule 3): the store writes 4 KiB atomically.
     pub(crate) in_place: bool,
-    /// Keys derived from the volume secret.
-    pub(crate) keys: VolumeKeys,
+    /// Keys derived from the volume secret; none in a locked volume.
+    keys: RwLock<Option<Arc<VolumeKeys>>>,
     /// Wraps and unwraps data keys under the master key.
     pub(crate) ring: KeyRing,
     /// The running epoch and those that ended uncleanly.
@@ -63,11 +65,23 @@ impl Env {
             sparse,
             read_only,
             in_place,
-            keys,
+            keys: RwLock::new(Some(Arc::new(keys))),
             ring,
             epochs,
             unclean,
         }
+    }
+
+    /// The keys derived from the volume secret; EIO in a locked volume.
+    pub(crate) fn keys(&self) -> Result<Arc<VolumeKeys>> {
+        reading(&self.keys)
+            .clone()
+            .ok_or_else(|| Error::errno(libc::EIO))
+    }
+
+    /// Lets the keys go: they are wiped with the last call that still uses them.
+    pub(crate) fn drop_keys(&self) {
+        *writing(&self.keys) = None;
     }
 
     /// Notes that this mount must not end clean.

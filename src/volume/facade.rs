@@ -58,7 +58,7 @@ impl Volume {
         master: Master,
         closer: Box<dyn Closer>,
     ) -> Result<Arc<Self>> {
-        let id = root_dir_id(&env.keys.dir, &env.volume);
+        let id = root_dir_id(&env.keys()?.dir, &env.volume);
         let (nodes, root) = NodeTable::new(&env.root.stat()?, id);
         let volume = Arc::new(Self {
             settler: Settler::new(Arc::clone(&env)),

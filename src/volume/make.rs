@@ -75,11 +75,11 @@ pub(crate) fn make_dir(
     volume.require_writable()?;
     let spot = Spot::new(volume, parent, name)?;
     let wanted = Wanted::of_entry(&spot, mode, caller, true)?;
-    let mut id = child_dir_id(&volume.env.keys.dir, &spot.id, spot.entry());
+    let mut id = child_dir_id(&volume.env.keys()?.dir, &spot.id, spot.entry());
     let (node, attr) = make(volume, &spot, &wanted, |dir, entry| {
         if is_marked(&spot.node, dir, entry)? {
             id = random_id();
-            let tag = place_tag(&volume.env.keys.dir, &id, &spot.id, entry);
+            let tag = place_tag(&volume.env.keys()?.dir, &id, &spot.id, entry);
             build_hidden(dir, entry, wanted.mode & 0o777, |child| {
                 Ok(write_dir_file(child, id, vec![tag])?)
             })?;

@@ -87,7 +87,7 @@ impl Master {
 
     fn replace(&self, env: &Env, held: &mut Held, mut next: VolumeFile) -> Result<()> {
         next.generation += 1;
-        let bytes = next.encode(&env.keys.mac)?;
+        let bytes = next.encode(&env.keys()?.mac)?;
         replace_keeping(
             &env.root,
             names::VOLUME,
@@ -98,7 +98,7 @@ impl Master {
         env.ring.allow(allowed(&next)?);
         if let Some(state) = &self.state {
             Pin::new(
-                &env.keys.pin,
+                &env.keys()?.pin,
                 env.ring.key(),
                 next.generation,
                 env.epochs.running,

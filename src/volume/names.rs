@@ -21,7 +21,7 @@ pub(crate) fn seal(env: &Env, dir: &DirId, name: &[u8]) -> Result<StoredName> {
         b"" | b"." | b".." => Err(Error::errno(libc::EINVAL)),
         _ if name.len() > MAX_NAME => Err(Error::errno(libc::ENAMETOOLONG)),
         _ if name.iter().any(|byte| matches!(byte, b'/' | 0)) => Err(Error::errno(libc::EINVAL)),
-        _ => Ok(format::seal_name(&env.keys.name, dir, name)),
+        _ => Ok(format::seal_name(&env.keys()?.name, dir, name)),
     }
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn open(
         },
     };
     Ok(Some(format::open_name(
-        &env.keys.name,
+        &env.keys()?.name,
         id,
         entry,
         side.as_deref(),

@@ -88,6 +88,7 @@ pub fn open(
             "the backing file system does not journal data in order: a power cut may damage files"
         );
     }
+    let mac = Arc::clone(&keys.mac);
     let env = Arc::new(Env::new(
         store.clone(),
         file.volume,
@@ -100,7 +101,7 @@ pub fn open(
         KeyRing::new(provider, file.volume, key, allowed(&file)?),
         epochs,
     ));
-    let closer = Finish { mount, lock };
+    let closer = Finish { mount, mac, lock };
     Volume::start(
         env,
         Master::new(file, secret, options.state.clone()),
@@ -111,6 +112,8 @@ pub fn open(
 /// Ends a mount: the clean mark, then the lock.
 struct Finish {
     mount: MountFile,
+    /// Also a volume that was locked ends clean.
+    mac: Arc<Secret<32>>,
     lock: Option<VolumeLock>,
 }
 
@@ -118,7 +121,7 @@ impl Closer for Finish {
     fn finish(&mut self, env: &Env) -> Result<()> {
         if !env.read_only && env.may_end_clean() {
             self.mount.clean = true;
-            replace(&env.root, names::MOUNT, &self.mount.encode(&env.keys.mac)?)?;
+            replace(&env.root, names::MOUNT, &self.mount.encode(&self.mac)?)?;
         }
         self.lock = None;
         Ok(())

@@ -14,7 +14,7 @@ use crate::volume::node::Node;
 pub(crate) fn seal(env: &Env, target: &[u8]) -> Result<Vec<u8>> {
     match target.len() {
         0 => Err(Error::errno(libc::ENOENT)),
-        1..=SYMLINK_MAX => Ok(seal_symlink(&env.keys.symlink, target)),
+        1..=SYMLINK_MAX => Ok(seal_symlink(&env.keys()?.symlink, target)),
         _ => Err(Error::errno(libc::ENAMETOOLONG)),
     }
 }
@@ -25,5 +25,5 @@ pub(crate) fn read_link(volume: &Volume, node: &Arc<Node>) -> Result<Vec<u8>> {
         return Err(Error::errno(libc::EINVAL));
     }
     let sealed = dir::at_name(volume, node, |name| Ok(name.dir.read_link(name.stored)?))?;
-    Ok(open_symlink(&volume.env.keys.symlink, &sealed)?)
+    Ok(open_symlink(&volume.env.keys()?.symlink, &sealed)?)
 }

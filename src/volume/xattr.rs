@@ -37,7 +37,7 @@ pub(crate) fn value(volume: &Volume, node: &Arc<Node>, name: &[u8]) -> Result<Ve
         Keeping::Sealed(stored) => {
             let sealed = with_xattrs(volume, node, |xattrs| xattrs.xattr(&stored))?;
             Ok(open_xattr_value(
-                &volume.env.keys.xattr_value,
+                &volume.env.keys()?.xattr_value,
                 &stored,
                 &sealed,
             )?)
@@ -62,7 +62,7 @@ pub(crate) fn set(
     match keeping(volume, name)? {
         Keeping::Sealed(_) if !takes_xattrs(node) => Err(Error::errno(libc::EPERM)),
         Keeping::Sealed(stored) => {
-            let sealed = seal_xattr_value(&volume.env.keys.xattr_value, &stored, value);
+            let sealed = seal_xattr_value(&volume.env.keys()?.xattr_value, &stored, value);
             with_xattrs(volume, node, |xattrs| {
                 xattrs.set_xattr(&stored, &sealed, create, replace)
             })
@@ -87,7 +87,7 @@ pub(crate) fn names(volume: &Volume, node: &Arc<Node>) -> Result<Vec<Vec<u8>>> {
         if stored == ACCESS_ACL || stored == DEFAULT_ACL {
             names.push(stored);
         } else if stored.starts_with(XATTR_PREFIX) {
-            match open_xattr_name(&volume.env.keys.xattr_name, &stored) {
+            match open_xattr_name(&volume.env.keys()?.xattr_name, &stored) {
                 Ok(name) => names.push(name),
                 Err(error) => tracing::warn!(
                     "an extended attribute of inode {} is left out: {error}",
@@ -115,7 +115,7 @@ pub(crate) fn remove(volume: &Volume, node: &Arc<Node>, name: &[u8]) -> Result<(
 
 /// Drops file capabilities, as a write or chown by an ordinary user does.
 pub(crate) fn drop_capability(volume: &Volume, target: &Target) -> Result<()> {
-    let stored = seal_xattr_name(&volume.env.keys.xattr_name, CAPABILITY);
+    let stored = seal_xattr_name(&volume.env.keys()?.xattr_name, CAPABILITY);
     match target.with_xattrs(|xattrs| xattrs.remove_xattr(&stored)) {
         Err(error) if !matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => {
             Err(error.into())
@@ -134,7 +134,7 @@ fn keeping(volume: &Volume, name: &[u8]) -> Result<Keeping> {
         None => Err(Error::errno(libc::EOPNOTSUPP)),
         Some(space) if space.len() == name.len() => Err(Error::errno(libc::EINVAL)),
         Some(_) => {
-            let stored = seal_xattr_name(&volume.env.keys.xattr_name, name);
+            let stored = seal_xattr_name(&volume.env.keys()?.xattr_name, name);
             // Sealed, a name of more than 163 bytes exceeds what the store takes.
             if stored.len() > NAME_MAX {
                 Err(Error::errno(libc::ERANGE))

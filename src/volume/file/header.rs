@@ -58,7 +58,7 @@ pub(crate) fn new_header(env: &Env) -> Result<NewHeader> {
         random_bytes(&mut id);
         let file = FileId(id);
         let (data_key, area) = env.ring.generate(&file)?;
-        let Ok(keys) = FileKeys::derive(env.suite, &data_key, &env.keys.bind, &file) else {
+        let Ok(keys) = FileKeys::derive(env.suite, &data_key, &env.keys()?.bind, &file) else {
             continue;
         };
         let mut core = Core {
@@ -67,7 +67,7 @@ pub(crate) fn new_header(env: &Env) -> Result<NewHeader> {
             file,
             commitment: [0; 32],
         };
-        core.commitment = header::commitment(&data_key, &env.keys.bind, &core.encode());
+        core.commitment = header::commitment(&data_key, &env.keys()?.bind, &core.encode());
         let area = area.encode(&keys.header, &file);
         return Ok(NewHeader {
             core: core.encode(),
@@ -107,7 +107,7 @@ pub(super) fn load_with_key(env: &Env, backing: &dyn File, physical_len: u64) ->
     }
     let core = parse_core(env, &page)?;
     let (area, area_index, data_key) = choose_area(env, &core, &page)?;
-    let keys = FileKeys::derive(env.suite, &data_key, &env.keys.bind, &core.file)
+    let keys = FileKeys::derive(env.suite, &data_key, &env.keys()?.bind, &core.file)
         .map_err(|error| damaged("data key", error))?;
     let states = parse_states(&page, &keys.header, &core.file);
     match states.iter().flatten().max_by_key(|state| state.sequence) {
@@ -225,9 +225,9 @@ fn open_area(
     index: usize,
 ) -> Result<Secret<32>> {
     let data_key = env.ring.unwrap(&core.file, area)?;
-    header::verify_commitment(&data_key, &env.keys.bind, field(page, CORE_AT))
+    header::verify_commitment(&data_key, &env.keys()?.bind, field(page, CORE_AT))
         .map_err(|error| damaged("core", error))?;
-    let header_key = header::header_key(&data_key, &env.keys.bind, &core.file);
+    let header_key = header::header_key(&data_key, &env.keys()?.bind, &core.file);
     KeyArea::verify(area_bytes(page, index), &header_key, &core.file)
         .map_err(|error| damaged("key area", error))?;
     Ok(data_key)
