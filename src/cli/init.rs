@@ -44,6 +44,7 @@ pub(super) fn make_volume(
         },
         bind_names: !new.no_bind_names,
         sparse: !new.no_sparse,
+        envelope: None,
     };
     let volume = create(&store, keystore, &key, &options, &Host::here()?)?;
     println!("Made volume {volume} in {}.", directory.display());

@@ -27,8 +27,9 @@ pub(super) fn open(
         state: Some(state.root()),
         expect: trust.expect_volume.clone(),
         take_over: trust.take_over,
+        modules: Default::default(),
     };
-    let volume = volume::open(store, provider, &options)?;
+    let volume = volume::open(store, provider.into(), &options)?;
     let unlocked = crate::crypto::lock_failures();
     if unlocked > 0 {
         tracing::warn!(

@@ -66,6 +66,7 @@ fn entry(current: bool, id: u8) -> KeyEntry {
 
 fn volume_file() -> VolumeFile {
     VolumeFile {
+        format: VolumeFile::FORMAT,
         volume: VolumeId([0xA0; 16]),
         suite: Suite::Gcm,
         bind_names: true,

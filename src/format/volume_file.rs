@@ -15,15 +15,18 @@ use crate::crypto::Secret;
 
 const WHAT: &str = "strongroom.volume";
 const LABEL: &[u8] = b"volume";
-const FORMAT: u64 = 1;
 
 /// The kind of the provider whose keys have a [`TokenObject`].
 pub const TOKEN_PROVIDER: &str = "pkcs11";
 
-/// The content of an authentic volume file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The content of an authentic volume file, in the order in which it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VolumeFile {
+    /// [`VolumeFile::FORMAT`].
+    pub format: u64,
     /// The volume's id.
+    #[serde(with = "as_text")]
     pub volume: VolumeId,
     /// The suite of all its files.
     pub suite: Suite,
@@ -57,7 +60,8 @@ pub struct KeyEntry {
     pub home: Option<TokenObject>,
     /// What wraps data keys.
     pub envelope: Envelope,
-    /// Versions that headers may name, ascending; not empty.
+    /// Versions that headers may name, ascending; not empty. Of this key, or, under the volume envelope, of the volume
+    /// keys that it wraps.
     pub versions: Vec<KeyVersion>,
     /// The version that wraps; one of `versions`.
     pub wraps_with: KeyVersion,
@@ -118,12 +122,12 @@ pub struct WrappedVolumeKey {
 
 /// A volume file whose MAC was not yet compared: only what is needed to unwrap the volume secret.
 #[derive(Debug)]
-pub struct UnverifiedVolumeFile(Unverified<Stored>);
+pub struct UnverifiedVolumeFile(Unverified<VolumeFile>);
 
 impl UnverifiedVolumeFile {
     /// Reads the file's bytes; every rule of its content but the MAC is checked.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let unverified = Unverified::<Stored>::parse(bytes, WHAT)?;
+        let unverified = Unverified::<VolumeFile>::parse(bytes, WHAT)?;
         unverified.value.check()?;
         Ok(Self(unverified))
     }
@@ -138,6 +142,11 @@ impl UnverifiedVolumeFile {
         current(&self.0.value.keys)
     }
 
+    /// Every key that it names: to be shown, and to see which providers to have at hand.
+    pub fn shown_keys(&self) -> &[KeyEntry] {
+        &self.0.value.keys
+    }
+
     /// The wrapped volume secret.
     pub fn volume_secret(&self) -> &WrappedSecret {
         &self.0.value.volume_secret
@@ -150,27 +159,24 @@ impl UnverifiedVolumeFile {
 
     /// Suite, bound names and time of creation (seconds since 1970): to be shown, never to be acted on.
     pub fn shown(&self) -> (Suite, bool, u64) {
-        let Stored {
-            suite,
-            bind_names,
-            created,
-            ..
-        } = self.0.value;
-        (suite, bind_names, created)
+        let file = &self.0.value;
+        (file.suite, file.bind_names, file.created)
     }
 
     /// The content, if it was written with this key (`VolumeKeys::mac` of the unwrapped secret).
     pub fn verify(self, mac_key: &Secret<32>) -> Result<VolumeFile> {
-        self.0.verify(mac_key, LABEL, WHAT).map(Stored::into_file)
+        self.0.verify(mac_key, LABEL, WHAT)
     }
 }
 
 impl VolumeFile {
+    /// The format that this program writes and reads.
+    pub const FORMAT: u64 = 1;
+
     /// The file's bytes. Refuses content that [`UnverifiedVolumeFile::parse`] would refuse.
     pub fn encode(&self, mac_key: &Secret<32>) -> Result<Vec<u8>> {
-        let stored = Stored::of(self);
-        stored.check()?;
-        json::encode(&stored, mac_key, LABEL, WHAT)
+        self.check()?;
+        json::encode(self, mac_key, LABEL, WHAT)
     }
 
     /// Reads bytes without believing them; see [`UnverifiedVolumeFile`].
@@ -187,89 +193,20 @@ impl VolumeFile {
     pub fn envelope(&self) -> Result<Envelope> {
         self.current_key().map(|key| key.envelope)
     }
-}
 
-/// The JSON object.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Stored {
-    format: u64,
-    #[serde(with = "as_text")]
-    volume: VolumeId,
-    suite: Suite,
-    bind_names: bool,
-    no_sparse: bool,
-    generation: u64,
-    keys: Vec<KeyEntry>,
-    volume_secret: WrappedSecret,
-    volume_keys: Vec<WrappedVolumeKey>,
-    created: u64,
-}
-
-impl Stored {
-    fn of(file: &VolumeFile) -> Self {
-        let VolumeFile {
-            volume,
-            suite,
-            bind_names,
-            no_sparse,
-            generation,
-            keys,
-            volume_secret,
-            volume_keys,
-            created,
-        } = file.clone();
-        Self {
-            format: FORMAT,
-            volume,
-            suite,
-            bind_names,
-            no_sparse,
-            generation,
-            keys,
-            volume_secret,
-            volume_keys,
-            created,
-        }
-    }
-
-    fn into_file(self) -> VolumeFile {
-        let Self {
-            volume,
-            suite,
-            bind_names,
-            no_sparse,
-            generation,
-            keys,
-            volume_secret,
-            volume_keys,
-            created,
-            ..
-        } = self;
-        VolumeFile {
-            volume,
-            suite,
-            bind_names,
-            no_sparse,
-            generation,
-            keys,
-            volume_secret,
-            volume_keys,
-            created,
-        }
-    }
-
+    /// Every rule of its content.
     fn check(&self) -> Result<()> {
-        if self.format != FORMAT {
+        if self.format != Self::FORMAT {
             return Err(FormatError::UnknownFormat(self.format));
         }
         let key = current(&self.keys)?;
         let secret_version = match key.envelope {
             Envelope::Direct => key.versions.contains(&self.volume_secret.version),
-            Envelope::Volume => self
-                .volume_keys
-                .last()
-                .is_some_and(|key| key.version == self.volume_secret.version.0),
+            Envelope::Volume => self.volume_keys.last().is_some_and(|newest| {
+                newest.version == self.volume_secret.version.0
+                    && newest.version == key.wraps_with.0
+                    && newest.is_of(key)
+            }),
         };
         let fine = [
             (self.generation > 0, "the generation of strongroom.volume"),
@@ -278,6 +215,10 @@ impl Stored {
                 "a key of strongroom.volume",
             ),
             (distinct(&self.keys), "the keys of strongroom.volume"),
+            (
+                self.keys.iter().all(|key| self.has_volume_keys_of(key)),
+                "the volume keys of a key of strongroom.volume",
+            ),
             (secret_version, "the version that wraps the volume secret"),
             (
                 is_wrapped(&self.volume_secret.bytes),
@@ -297,6 +238,25 @@ impl Stored {
         fine.iter()
             .find(|(fine, _)| !fine)
             .map_or(Ok(()), |(_, what)| Err(FormatError::Range(what)))
+    }
+}
+
+impl VolumeFile {
+    /// Under the volume envelope, versions are those of volume keys, each wrapped by that master key.
+    fn has_volume_keys_of(&self, key: &KeyEntry) -> bool {
+        key.envelope == Envelope::Direct
+            || key.versions.iter().all(|version| {
+                let named = |volume_key: &&WrappedVolumeKey| volume_key.version == version.0;
+                let found = self.volume_keys.iter().find(named);
+                found.is_some_and(|volume_key| volume_key.is_of(key))
+            })
+    }
+}
+
+impl WrappedVolumeKey {
+    /// Whether this master key wraps it.
+    pub fn is_of(&self, key: &KeyEntry) -> bool {
+        self.provider == key.provider && self.key == key.key
     }
 }
 

@@ -6,17 +6,18 @@
 use std::sync::Arc;
 
 use crate::crypto::{Secret, random_bytes};
-use crate::format::ids::{KeyId, VolumeId};
+use crate::format::ids::{KeyId, KeyVersion, VolumeId};
 use crate::format::mount_file::MountFile;
 use crate::format::names::{self, EntryClass};
 use crate::format::suite::{Envelope, Suite};
-use crate::format::volume_file::{KeyEntry, VolumeFile, WrappedSecret};
+use crate::format::volume_file::{VolumeFile, WrappedSecret};
 use crate::format::volume_keys::VolumeKeys;
-use crate::format::wrap::{Purpose, context};
+use crate::format::wrap::WrapAlgorithm;
 use crate::keys::{KeyError, KeyProvider, KeyState};
 use crate::store::{Dir, Host, Store};
 use crate::volume::error::{Error, Result};
 use crate::volume::lock::VolumeLock;
+use crate::volume::master::{Under, make_current};
 use crate::volume::replace::replace;
 
 /// What cannot be changed after `create`.
@@ -28,10 +29,12 @@ pub struct CreateOptions {
     pub bind_names: bool,
     /// Whether growth leaves sparse groups; else they are filled.
     pub sparse: bool,
+    /// What wraps data keys; `None`: the master key itself where it can, else a volume key.
+    pub envelope: Option<Envelope>,
 }
 
-/// Makes a volume whose data keys this key wraps. Refuses a directory that holds anything (NotAVolume), a key that is not
-/// enabled (Key).
+/// Makes a volume under this master key. Refuses a directory that holds anything (NotAVolume), a key that is not enabled or
+/// cannot wrap as asked (Key).
 pub fn create(
     store: &Arc<dyn Store>,
     provider: &dyn KeyProvider,
@@ -51,32 +54,31 @@ pub fn create(
     let volume = VolumeId(id);
     let secret = Secret::random();
     let keys = VolumeKeys::derive(&secret, &volume);
-    let bound = context(Purpose::VolumeSecret, &volume, None, 0);
-    let wrapped = provider.wrap(key, description.current, &bound, &secret)?;
-    let file = VolumeFile {
+    let mut file = VolumeFile {
+        format: VolumeFile::FORMAT,
         volume,
         suite: options.suite,
         bind_names: options.bind_names && options.suite == Suite::Gcm,
         no_sparse: !options.sparse,
         generation: 1,
-        keys: vec![KeyEntry {
-            provider: provider.kind().to_owned(),
-            key: *key,
-            home: description.home,
-            envelope: Envelope::Direct,
-            versions: vec![description.current],
-            wraps_with: description.current,
-            algorithms: vec![wrapped.algorithm],
-            current: true,
-        }],
+        keys: Vec::new(),
+        // Put in by `make_current`; the file cannot be written with it.
         volume_secret: WrappedSecret {
-            version: wrapped.version,
-            algorithm: wrapped.algorithm,
-            bytes: wrapped.bytes,
+            version: KeyVersion(0),
+            algorithm: description.algorithm,
+            bytes: Vec::new(),
         },
         volume_keys: Vec::new(),
         created: host.since,
     };
+    let under = Under {
+        provider,
+        key: *key,
+        envelope: envelope_for(options.envelope, None, description.algorithm)?,
+        home: description.home,
+        version: description.current,
+    };
+    make_current(&mut file, &secret, &under)?;
     let mount = MountFile {
         epoch: 0,
         clean: true,
@@ -87,6 +89,27 @@ pub fn create(
     replace(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
     replace(&root, names::VOLUME, &file.encode(&keys.mac)?)?;
     Ok(volume)
+}
+
+/// The envelope that is asked for, else the one before, as far as this algorithm allows it.
+///
+/// # Errors
+/// InvalidState where the direct envelope is asked for and the key cannot wrap data keys.
+pub(crate) fn envelope_for(
+    asked: Option<Envelope>,
+    before: Option<Envelope>,
+    algorithm: WrapAlgorithm,
+) -> Result<Envelope> {
+    match (asked, before) {
+        (Some(Envelope::Volume), _) | (None, Some(Envelope::Volume)) => Ok(Envelope::Volume),
+        _ if algorithm.wraps_data_keys() => Ok(Envelope::Direct),
+        (Some(Envelope::Direct), _) => Err(KeyError::InvalidState(
+            "this key cannot wrap data keys itself (envelope \"direct\" needs AES-GCM): take envelope \"volume\""
+                .to_owned(),
+        )
+        .into()),
+        (None, _) => Ok(Envelope::Volume),
+    }
 }
 
 fn must_be_empty(root: &Arc<dyn Dir>) -> Result<()> {

@@ -86,12 +86,7 @@ pub(crate) fn mark(node: &Arc<Node>, dir: &Arc<dyn Dir>, stored: &[u8]) -> Resul
 }
 
 fn tag(env: &Env, spot: &Spot, id: &DirId) -> Result<[u8; 16]> {
-    Ok(place_tag(
-        &env.keys()?.dir,
-        id,
-        &spot.id,
-        spot.entry(),
-    ))
+    Ok(place_tag(&env.keys()?.dir, id, &spot.id, spot.entry()))
 }
 
 /// Before the directory `moved` goes from one place to another: gives it a `strongroom.dir` that fits at both, and leaves a

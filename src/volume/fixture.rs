@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::crypto::{GcmSiv, Secret};
 use crate::format::ids::{DirId, KeyId, KeyVersion, VolumeId};
-use crate::format::suite::Suite;
+use crate::format::suite::{Envelope, Suite};
+use crate::format::volume_file::{KeyEntry, VolumeFile, WrappedSecret};
 use crate::format::volume_keys::VolumeKeys;
 use crate::format::wrap::{WrapAlgorithm, software_unwrap, software_wrap};
 use crate::keys::{KeyDescription, KeyError, KeyProvider, KeyState, Wrapped};
 use crate::store::{Access, Store};
+use crate::volume::chain::{AtHand, Chain};
 use crate::volume::env::{Env, Epochs};
 use crate::volume::file::FileState;
 use crate::volume::file::body::Place;
-use crate::volume::keyring::{Allowed, KeyRing};
+use crate::volume::keyring::KeyRing;
 use crate::volume::settle::Settler;
 
 const KEY: KeyId = KeyId([7; 16]);
@@ -53,18 +55,10 @@ impl Fixture {
 
     /// Mounts `store` writable in this epoch, the epochs of `listed` having ended uncleanly.
     pub(crate) fn mount(&self, store: Arc<dyn Store>, running: u64, listed: &[u64]) -> Mounted {
-        let versions: Vec<_> = self.keys.versions();
-        let current = *versions.last().unwrap();
-        let ring = KeyRing::new(
-            self.keys.clone(),
-            VOLUME,
-            KEY,
-            Allowed {
-                current,
-                versions,
-                algorithms: vec![WrapAlgorithm::AesGcmSiv],
-            },
-        );
+        let provider: Arc<dyn KeyProvider> = self.keys.clone();
+        let versions = self.keys.versions();
+        let chain = chain(self.suite, &versions, AtHand::default());
+        let ring = KeyRing::new(VOLUME, provider.into(), chain);
         let env = Arc::new(Env::new(
             store,
             VOLUME,
@@ -86,6 +80,12 @@ impl Fixture {
 }
 
 impl Mounted {
+    /// Has headers name these versions of the one key, the last of which wraps.
+    pub(crate) fn allow(&self, versions: &[KeyVersion]) {
+        let ring = &self.env.ring;
+        ring.adopt(chain(self.env.suite, versions, ring.chain().at_hand()));
+    }
+
     /// The state of the file with this name in the top directory, which is made if it is not there.
     pub(crate) fn file(&self, name: &str) -> Arc<FileState> {
         let dir = self.env.root.clone();
@@ -93,6 +93,41 @@ impl Mounted {
         let backing = backing.unwrap_or_else(|_| dir.create(name.as_bytes(), 0o600).unwrap());
         FileState::new(&self.env, &self.settler, backing, true, place(name), dir)
     }
+}
+
+/// A volume file that allows these versions of the one key, the last of which wraps.
+pub(crate) fn volume_file(suite: Suite, versions: &[KeyVersion]) -> VolumeFile {
+    let current = *versions.last().unwrap();
+    let algorithm = WrapAlgorithm::AesGcmSiv;
+    VolumeFile {
+        format: VolumeFile::FORMAT,
+        volume: VOLUME,
+        suite,
+        bind_names: suite == Suite::Gcm,
+        no_sparse: false,
+        generation: 1,
+        keys: vec![KeyEntry {
+            provider: "test".to_owned(),
+            key: KEY,
+            home: None,
+            envelope: Envelope::Direct,
+            versions: versions.to_vec(),
+            wraps_with: current,
+            algorithms: vec![algorithm],
+            current: true,
+        }],
+        volume_secret: WrappedSecret {
+            version: current,
+            algorithm,
+            bytes: vec![0; 60],
+        },
+        volume_keys: Vec::new(),
+        created: 0,
+    }
+}
+
+fn chain(suite: Suite, versions: &[KeyVersion], at_hand: AtHand) -> Chain {
+    Chain::new(&volume_file(suite, versions), &at_hand).unwrap()
 }
 
 /// A name in the top directory.

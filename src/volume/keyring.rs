@@ -1,49 +1,34 @@
-//! How this volume wraps data keys: which master key, which envelope, which versions are allowed. Every header must name
-//! an entry of the authenticated volume file before any provider is called.
+//! How this volume wraps data keys. Every header must name an entry of the authenticated volume file, in full, before any
+//! provider is called. The entries are one [`Chain`], swapped whole: a call works with the one it began with.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::crypto::Secret;
 use crate::format::header::KeyArea;
-use crate::format::ids::{FileId, KeyId, KeyVersion, VolumeId};
+use crate::format::ids::{FileId, KeyVersion, VolumeId};
 use crate::format::suite::Envelope;
-use crate::format::wrap::{self, Purpose, WrapAlgorithm};
-use crate::keys::{KeyProvider, Wrapped};
-use crate::volume::error::{Error, Result};
+use crate::format::wrap::{self, MAX_WRAPPED, Purpose};
+use crate::keys::{KeyError, KeyProvider, Providers, Wrapped};
+use crate::volume::chain::{Chain, Entry};
+use crate::volume::error::Result;
+use crate::volume::sync::{reading, writing};
 
-/// The master key of a volume, ready to wrap and unwrap data keys.
+/// The master keys of a volume, ready to wrap and unwrap data keys.
 pub(crate) struct KeyRing {
-    provider: Arc<dyn KeyProvider>,
     volume: VolumeId,
-    key: KeyId,
-    allowed: RwLock<Allowed>,
+    /// Where a key is looked for that was not at hand when the volume was opened.
+    providers: Providers,
+    chain: RwLock<Arc<Chain>>,
     /// Held shared from the choice of a version to the writing of the header that names it.
     making: RwLock<()>,
 }
 
-/// Which versions of the key headers may name, and which one new headers get.
-#[derive(Debug, Clone)]
-pub(crate) struct Allowed {
-    /// The version that wraps.
-    pub(crate) current: KeyVersion,
-    /// Every version that a header may name, `current` among them.
-    pub(crate) versions: Vec<KeyVersion>,
-    /// Every algorithm that a header may name.
-    pub(crate) algorithms: Vec<WrapAlgorithm>,
-}
-
 impl KeyRing {
-    pub(crate) fn new(
-        provider: Arc<dyn KeyProvider>,
-        volume: VolumeId,
-        key: KeyId,
-        allowed: Allowed,
-    ) -> Self {
+    pub(crate) fn new(volume: VolumeId, providers: Providers, chain: Chain) -> Self {
         Self {
-            provider,
             volume,
-            key,
-            allowed: RwLock::new(allowed),
+            providers,
+            chain: RwLock::new(Arc::new(chain)),
             making: RwLock::new(()),
         }
     }
@@ -59,12 +44,39 @@ impl KeyRing {
         drop(self.making.write().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// What headers may name now.
+    pub(crate) fn chain(&self) -> Arc<Chain> {
+        Arc::clone(&reading(&self.chain))
+    }
+
+    /// Changes what headers may name, after the volume file that says so is durable.
+    pub(crate) fn adopt(&self, chain: Chain) {
+        *writing(&self.chain) = Arc::new(chain);
+    }
+
+    /// The provider of an entry.
+    pub(crate) fn provider<'a>(
+        &self,
+        entry: &'a Entry,
+    ) -> std::result::Result<&'a Arc<dyn KeyProvider>, KeyError> {
+        entry.provider(&self.providers)
+    }
+
     /// Makes the data key of a new file; the area's sequence is 1.
     pub(crate) fn generate(&self, file: &FileId) -> Result<(Secret<32>, KeyArea)> {
+        let chain = self.chain();
+        let entry = chain.current();
+        if entry.stored.envelope == Envelope::Volume {
+            let secret = Secret::random();
+            let wrapped = self.wrap_under(entry, file, &secret)?;
+            return Ok((secret, area(entry, 1, wrapped)?));
+        }
+        let stored = &entry.stored;
+        let bound = self.context(file);
         let (secret, wrapped) =
-            self.provider
-                .generate(&self.key, self.current(), &self.context(file))?;
-        Ok((secret, self.area(1, wrapped)))
+            self.provider(entry)?
+                .generate(&stored.key, stored.wraps_with, &bound)?;
+        Ok((secret, area(entry, 1, wrapped)?))
     }
 
     /// Wraps a file's data key under the current version, for the area with this sequence.
@@ -74,85 +86,96 @@ impl KeyRing {
         data_key: &Secret<32>,
         sequence: u64,
     ) -> Result<KeyArea> {
-        let wrapped =
-            self.provider
-                .wrap(&self.key, self.current(), &self.context(file), data_key)?;
-        Ok(self.area(sequence, wrapped))
+        let chain = self.chain();
+        let entry = chain.current();
+        area(entry, sequence, self.wrap_under(entry, file, data_key)?)
     }
 
-    /// Unwraps a header's data key. Damaged if the area names a key, version or envelope that the volume file does not.
+    /// Unwraps a header's data key. Damaged if the area names a key, envelope, version or algorithm that the volume file
+    /// does not.
     pub(crate) fn unwrap(&self, file: &FileId, area: &KeyArea) -> Result<Secret<32>> {
-        let version = KeyVersion(area.key_version);
-        let allowed = self.allowed();
-        if area.envelope != Envelope::Direct
-            || area.key_id != self.key
-            || !allowed.versions.contains(&version)
-            || !allowed.algorithms.contains(&area.algorithm)
-        {
-            return Err(Error::Damaged(format!(
-                "a header names key {} version {version}, which the volume file does not allow",
-                area.key_id
-            )));
+        let chain = self.chain();
+        let entry = chain.named_by(area)?;
+        if entry.stored.envelope == Envelope::Volume {
+            let key = entry.volume_key(&self.volume, area.key_version, &self.providers)?;
+            return Ok(key.unwrap(&self.volume, file, &area.wrapped)?);
         }
         let wrapped = Wrapped {
-            version,
+            version: KeyVersion(area.key_version),
             algorithm: area.algorithm,
             bytes: area.wrapped.clone(),
         };
-        Ok(self
-            .provider
-            .unwrap(&self.key, &self.context(file), &wrapped)?)
+        let provider = self.provider(entry)?;
+        Ok(provider.unwrap(&entry.stored.key, &self.context(file), &wrapped)?)
     }
 
     /// Whether a header with this area needs no re-wrap.
     pub(crate) fn is_current(&self, area: &KeyArea) -> bool {
-        area.key_id == self.key
-            && area.envelope == Envelope::Direct
-            && area.key_version == self.allowed().current.0
+        self.chain().is_current(area)
     }
 
-    /// The key's provider.
-    pub(crate) fn provider(&self) -> &Arc<dyn KeyProvider> {
-        &self.provider
+    /// Makes ready what headers need. An error only for the current key; of others it is logged, and asked for again when
+    /// a header needs it.
+    pub(crate) fn unlock(&self) -> Result<()> {
+        for entry in self.chain().entries() {
+            match entry.unlock(&self.volume, &self.providers) {
+                Err(error) if entry.stored.current => return Err(error.into()),
+                Err(error) => tracing::warn!(
+                    "key {} ({}) is not at hand, and files that it still wraps cannot be read: {error}",
+                    entry.stored.key,
+                    entry.stored.provider
+                ),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
-    /// The master key.
-    pub(crate) fn key(&self) -> &KeyId {
-        &self.key
-    }
-
-    /// The versions in force.
-    pub(crate) fn allowed(&self) -> Allowed {
-        self.allowed
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone()
-    }
-
-    /// Changes the versions in force, after the volume file that says so is durable.
-    pub(crate) fn allow(&self, allowed: Allowed) {
-        *self
-            .allowed
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) = allowed;
-    }
-
-    fn current(&self) -> KeyVersion {
-        self.allowed().current
-    }
-
-    fn context(&self, file: &FileId) -> Vec<u8> {
-        wrap::context(Purpose::DataKey, &self.volume, Some(file), 0).to_vec()
-    }
-
-    fn area(&self, sequence: u64, wrapped: Wrapped) -> KeyArea {
-        KeyArea {
-            sequence,
-            envelope: Envelope::Direct,
-            algorithm: wrapped.algorithm,
-            key_version: wrapped.version.0,
-            key_id: self.key,
-            wrapped: wrapped.bytes,
+    fn wrap_under(
+        &self,
+        entry: &Entry,
+        file: &FileId,
+        data_key: &Secret<32>,
+    ) -> std::result::Result<Wrapped, KeyError> {
+        let stored = &entry.stored;
+        match stored.envelope {
+            Envelope::Volume => entry
+                .volume_key(&self.volume, stored.wraps_with.0, &self.providers)?
+                .wrap(&self.volume, file, data_key),
+            Envelope::Direct => self.provider(entry)?.wrap(
+                &stored.key,
+                stored.wraps_with,
+                &self.context(file),
+                data_key,
+            ),
         }
     }
+
+    fn context(&self, file: &FileId) -> [u8; wrap::CONTEXT_LEN] {
+        wrap::context(Purpose::DataKey, &self.volume, Some(file), 0)
+    }
+}
+
+/// The key area for a wrap, if the volume file allows what the provider made of it.
+fn area(entry: &Entry, sequence: u64, wrapped: Wrapped) -> Result<KeyArea> {
+    let stored = &entry.stored;
+    let allowed = wrapped.version == stored.wraps_with
+        && stored.algorithms.contains(&wrapped.algorithm)
+        && wrapped.bytes.len() <= MAX_WRAPPED;
+    if !allowed {
+        return Err(KeyError::InvalidState(format!(
+            "the provider of key {} wraps under version {} or in a way that this volume does not allow: run \
+             \"strongroom rotate\"",
+            stored.key, wrapped.version
+        ))
+        .into());
+    }
+    Ok(KeyArea {
+        sequence,
+        envelope: stored.envelope,
+        algorithm: wrapped.algorithm,
+        key_version: wrapped.version.0,
+        key_id: stored.key,
+        wrapped: wrapped.bytes,
+    })
 }

@@ -1,20 +1,29 @@
-//! The volume file in memory, with the secret that it wraps: what changes when the master key rotates.
+//! The volume file in memory, with the secret that it wraps: what changes when the master key rotates or the volume moves
+//! to another one.
 //!
-//! Invariant: memory follows the disk. The ring allows a version only after the volume file that does is durable.
+//! Invariant: what is newer is durable first, what is older goes last. A key or version exists in its provider, then the
+//! host's pin lets it come, then the volume file allows it, then memory wraps with it and the pin says so; a volume file
+//! without an older one is written only after every header was read and named none. So whatever a kill leaves, the volume
+//! file allows all that headers name, and the pin accepts the volume file.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::crypto::Secret;
-use crate::format::ids::KeyVersion;
+use crate::format::ids::{KeyId, KeyVersion};
 use crate::format::names;
-use crate::format::volume_file::{VolumeFile, WrappedSecret};
+use crate::format::suite::Envelope;
+use crate::format::volume_file::{KeyEntry, TokenObject, VolumeFile, WrappedSecret};
 use crate::format::wrap::{Purpose, context};
+use crate::keys::pkcs11::Module;
+use crate::keys::{KeyError, KeyProvider};
 use crate::store::Dir;
+use crate::volume::chain::{AtHand, Chain};
 use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
-use crate::volume::keyring::Allowed;
 use crate::volume::pin::Pin;
 use crate::volume::replace::replace_keeping;
+use crate::volume::volume_key::VolumeKey;
 
 /// The longest volume file that is read, bytes.
 pub(crate) const VOLUME_FILE_LIMIT: usize = 1 << 20;
@@ -30,64 +39,145 @@ pub(crate) struct Master {
 struct Held {
     file: VolumeFile,
     secret: Secret<32>,
+    /// Libraries of the tokens that have the keys of `file`.
+    modules: Modules,
+}
+
+/// The libraries that serve tokens, by the key in them.
+pub(crate) type Modules = BTreeMap<KeyId, Module>;
+
+/// A master key that is to wrap: new files, and the volume secret.
+pub(crate) struct Under<'a> {
+    /// Who has it.
+    pub(crate) provider: &'a dyn KeyProvider,
+    /// The key.
+    pub(crate) key: KeyId,
+    /// Where a token keeps it.
+    pub(crate) home: Option<TokenObject>,
+    /// What wraps data keys.
+    pub(crate) envelope: Envelope,
+    /// Its version, which exists.
+    pub(crate) version: KeyVersion,
 }
 
 impl Master {
-    pub(crate) fn new(file: VolumeFile, secret: Secret<32>, state: Option<Arc<dyn Dir>>) -> Self {
-        Self {
-            held: Mutex::new(Held { file, secret }),
-            state,
-        }
+    pub(crate) fn new(
+        file: VolumeFile,
+        secret: Secret<32>,
+        state: Option<Arc<dyn Dir>>,
+        modules: Modules,
+    ) -> Self {
+        let held = Mutex::new(Held {
+            file,
+            secret,
+            modules,
+        });
+        Self { held, state }
     }
 
-    /// Has the provider make a new version, wraps the volume secret under it, and allows it beside the older ones.
-    pub(crate) fn new_version(&self, env: &Env) -> Result<KeyVersion> {
-        let version = env.ring.provider().rotate(env.ring.key())?;
-        self.use_version(env, version)?;
-        Ok(version)
-    }
-
-    /// Makes a version of the key, which exists already, the one that wraps.
-    fn use_version(&self, env: &Env, version: KeyVersion) -> Result<()> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let bound = context(Purpose::VolumeSecret, &env.volume, None, 0);
-        let wrapped = env
-            .ring
-            .provider()
-            .wrap(env.ring.key(), version, &bound, &held.secret)?;
-        let mut next = held.file.clone();
-        let entry = current_entry(&mut next)?;
-        if !entry.versions.contains(&version) {
-            entry.versions.push(version);
-            entry.versions.sort_unstable();
-        }
-        entry.wraps_with = version;
-        if !entry.algorithms.contains(&wrapped.algorithm) {
-            entry.algorithms.push(wrapped.algorithm);
-        }
-        next.volume_secret = WrappedSecret {
-            version: wrapped.version,
-            algorithm: wrapped.algorithm,
-            bytes: wrapped.bytes,
+    /// Has the provider make a new version of the current key, which then wraps new files; older ones stay allowed.
+    pub(crate) fn new_version(&self, env: &Env) -> Result<()> {
+        let chain = env.ring.chain();
+        let entry = chain.current();
+        let provider = Arc::clone(env.ring.provider(entry)?);
+        let stored = &entry.stored;
+        let version = provider.rotate(&stored.key)?;
+        let under = Under {
+            provider: &*provider,
+            key: stored.key,
+            home: stored.home.clone(),
+            envelope: stored.envelope,
+            version,
         };
-        self.replace(env, &mut held, next)
+        self.wrap_under(env, &under, chain.at_hand(), None)
     }
 
-    /// Forgets every version but the one that wraps: no header names another.
-    pub(crate) fn forget_older(&self, env: &Env) -> Result<()> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = held.file.clone();
-        let entry = current_entry(&mut next)?;
-        if entry.versions.len() == 1 {
+    /// Makes another key, or the same under another envelope, the one that wraps new files; the keys before stay allowed.
+    pub(crate) fn move_to(
+        &self,
+        env: &Env,
+        provider: &Arc<dyn KeyProvider>,
+        under: &Under<'_>,
+        module: Option<Module>,
+    ) -> Result<()> {
+        let mut at_hand = env.ring.chain().at_hand();
+        at_hand.providers.push((under.key, Arc::clone(provider)));
+        self.wrap_under(env, under, at_hand, module)
+    }
+
+    /// Forgets all but what wraps new files: no header names anything else.
+    pub(crate) fn forget_others(&self, env: &Env) -> Result<()> {
+        if !env.ring.chain().is_unfinished() {
             return Ok(());
         }
-        entry.versions = vec![entry.wraps_with];
-        self.replace(env, &mut held, next)
+        let mut held = self.lock();
+        let mut next = held.file.clone();
+        next.keys.retain(|entry| entry.current);
+        for entry in &mut next.keys {
+            entry.versions = vec![entry.wraps_with];
+        }
+        let kept = next.current_key()?.clone();
+        next.volume_keys
+            .retain(|key| kept.envelope == Envelope::Volume && key.version == kept.wraps_with.0);
+        let modules = held.modules.clone();
+        self.replace(env, &mut held, next, &env.ring.chain().at_hand(), modules)
     }
 
-    fn replace(&self, env: &Env, held: &mut Held, mut next: VolumeFile) -> Result<()> {
+    /// The current key and the version of it that wraps.
+    ///
+    /// # Errors
+    /// InvalidState while headers may name anything else.
+    pub(crate) fn sole_version(&self) -> Result<(KeyId, KeyVersion)> {
+        let held = self.lock();
+        let entry = held.file.current_key()?;
+        if held.file.keys.len() > 1 || entry.versions.len() > 1 {
+            return Err(KeyError::InvalidState(
+                "headers of this volume may still name an older version or another key: run \"strongroom rotate\" to \
+                 finish first"
+                    .to_owned(),
+            )
+            .into());
+        }
+        Ok((entry.key, master_version(&held.file, entry)))
+    }
+
+    fn wrap_under(
+        &self,
+        env: &Env,
+        under: &Under<'_>,
+        mut at_hand: AtHand,
+        module: Option<Module>,
+    ) -> Result<()> {
+        let mut held = self.lock();
+        let mut next = held.file.clone();
+        if let Some(made) = make_current(&mut next, &held.secret, under)? {
+            at_hand.volume_keys.push(Arc::new(made));
+        }
+        let mut modules = held.modules.clone();
+        modules.extend(module.map(|module| (under.key, module)));
+        self.replace(env, &mut held, next, &at_hand, modules)
+    }
+
+    fn replace(
+        &self,
+        env: &Env,
+        held: &mut Held,
+        mut next: VolumeFile,
+        at_hand: &AtHand,
+        mut modules: Modules,
+    ) -> Result<()> {
         next.generation += 1;
-        let bytes = next.encode(&env.keys()?.mac)?;
+        modules.retain(|key, _| next.keys.iter().any(|entry| entry.key == *key));
+        let chain = Chain::new(&next, at_hand)?;
+        let keys = env.keys()?;
+        let bytes = next.encode(&keys.mac)?;
+        let (before, after) = (held.file.current_key()?.key, next.current_key()?.key);
+        if before != after {
+            let mut both = held.modules.clone();
+            both.extend(modules.clone());
+            let pin = Pin::new(&keys.pin, &before, held.file.generation, env.epochs.running);
+            self.pin(env, pin.with_modules(&both).coming(&after))?;
+        }
         replace_keeping(
             &env.root,
             names::VOLUME,
@@ -95,34 +185,112 @@ impl Master {
             &bytes,
             VOLUME_FILE_LIMIT,
         )?;
-        env.ring.allow(allowed(&next)?);
-        if let Some(state) = &self.state {
-            Pin::new(
-                &env.keys()?.pin,
-                env.ring.key(),
-                next.generation,
-                env.epochs.running,
-            )
-            .write(state, &env.volume)?;
-        }
+        env.ring.adopt(chain);
         held.file = next;
-        Ok(())
+        held.modules = modules;
+        let pin = Pin::new(&keys.pin, &after, held.file.generation, env.epochs.running);
+        self.pin(env, pin.with_modules(&held.modules))
+    }
+
+    fn pin(&self, env: &Env, pin: Pin) -> Result<()> {
+        match &self.state {
+            Some(state) => pin.write(state, &env.volume),
+            None => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The versions that headers may name, as the volume file says.
-pub(crate) fn allowed(file: &VolumeFile) -> Result<Allowed> {
-    let entry = file.current_key()?;
-    Ok(Allowed {
-        current: entry.wraps_with,
-        versions: entry.versions.clone(),
-        algorithms: entry.algorithms.clone(),
+/// The version of the master key that wraps now, be it data keys or the newest volume key.
+pub(crate) fn master_version(file: &VolumeFile, current: &KeyEntry) -> KeyVersion {
+    match (current.envelope, file.volume_keys.last()) {
+        (Envelope::Volume, Some(newest)) => newest.key_version,
+        _ => current.wraps_with,
+    }
+}
+
+/// Has a volume file say that this key wraps, with the volume secret wrapped anew; the volume key if one was made.
+pub(crate) fn make_current(
+    file: &mut VolumeFile,
+    secret: &Secret<32>,
+    under: &Under<'_>,
+) -> Result<Option<VolumeKey>> {
+    let (wrapped, made) = match under.envelope {
+        Envelope::Direct => (wrap_secret(file, secret, under)?, None),
+        Envelope::Volume => {
+            let made = new_volume_key(file, under)?;
+            (made.wrap_secret(&file.volume, secret)?, Some(made))
+        }
+    };
+    file.volume_keys
+        .extend(made.as_ref().map(|made| made.stored().clone()));
+    file.keys.iter_mut().for_each(|entry| entry.current = false);
+    let entry = entry_of(file, under, wrapped.version);
+    entry.home = under.home.clone();
+    entry.current = true;
+    entry.wraps_with = wrapped.version;
+    if !entry.versions.contains(&wrapped.version) {
+        entry.versions.push(wrapped.version);
+        entry.versions.sort_unstable();
+    }
+    if !entry.algorithms.contains(&wrapped.algorithm) {
+        entry.algorithms.push(wrapped.algorithm);
+    }
+    file.volume_secret = wrapped;
+    Ok(made)
+}
+
+fn wrap_secret(file: &VolumeFile, secret: &Secret<32>, under: &Under<'_>) -> Result<WrappedSecret> {
+    let bound = context(Purpose::VolumeSecret, &file.volume, None, 0);
+    let wrapped = under
+        .provider
+        .wrap(&under.key, under.version, &bound, secret)?;
+    Ok(WrappedSecret {
+        version: wrapped.version,
+        algorithm: wrapped.algorithm,
+        bytes: wrapped.bytes,
     })
 }
 
-fn current_entry(file: &mut VolumeFile) -> Result<&mut crate::format::volume_file::KeyEntry> {
-    file.keys
-        .iter_mut()
-        .find(|entry| entry.current)
-        .ok_or_else(|| Error::Damaged("the volume file has no current key".to_owned()))
+fn new_volume_key(file: &VolumeFile, under: &Under<'_>) -> Result<VolumeKey> {
+    let newest = file.volume_keys.last().map_or(0, |key| key.version);
+    let version = newest
+        .checked_add(1)
+        .ok_or_else(|| Error::Damaged("there is no further version of a volume key".to_owned()))?;
+    Ok(VolumeKey::make(
+        &file.volume,
+        version,
+        under.provider,
+        &under.key,
+        under.version,
+    )?)
+}
+
+/// The entry of a key under an envelope, made if it is not there.
+fn entry_of<'a>(
+    file: &'a mut VolumeFile,
+    under: &Under<'_>,
+    version: KeyVersion,
+) -> &'a mut KeyEntry {
+    let kind = under.provider.kind();
+    let is_it = |entry: &KeyEntry| {
+        entry.provider == kind && entry.key == under.key && entry.envelope == under.envelope
+    };
+    if !file.keys.iter().any(is_it) {
+        file.keys.push(KeyEntry {
+            provider: kind.to_owned(),
+            key: under.key,
+            home: under.home.clone(),
+            envelope: under.envelope,
+            versions: vec![version],
+            wraps_with: version,
+            algorithms: Vec::new(),
+            current: true,
+        });
+    }
+    let found = file.keys.iter_mut().find(|entry| is_it(entry));
+    found.expect("it was there or was just put there")
 }

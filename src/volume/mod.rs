@@ -1,5 +1,6 @@
 //! The encrypted store over a backing directory, without FUSE. May call keys, format, crypto and store.
 
+pub(crate) mod chain;
 mod create;
 pub(crate) mod env;
 pub mod error;
@@ -12,6 +13,7 @@ pub(crate) mod master;
 mod pin;
 pub(crate) mod replace;
 pub(crate) mod settle;
+pub(crate) mod volume_key;
 
 mod access;
 mod attr;
@@ -31,6 +33,7 @@ mod node;
 mod open;
 #[cfg(test)]
 mod open_tests;
+mod rekey;
 mod rename;
 mod rotate;
 pub(crate) mod rotate_gate;
@@ -52,4 +55,6 @@ pub use listing::DirEntry;
 pub use make::Caller;
 pub use node::Node;
 pub use open::{InPlace, Info, OpenOptions, info, open};
+pub use pin::pinned_modules;
+pub use rekey::Target;
 pub use rotate::{Phase, Progress, Rotation};

@@ -1,6 +1,7 @@
 //! Opening a volume: lock, volume file, secret, mount file, pin, epoch, in that order. What is wrong is said before a
 //! byte is written.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -9,19 +10,22 @@ use crate::format::ids::{KeyId, KeyVersion, VolumeId};
 use crate::format::mount_file::MountFile;
 use crate::format::names;
 use crate::format::suite::{Envelope, Suite};
-use crate::format::volume_file::{UnverifiedVolumeFile, VolumeFile};
+use crate::format::volume_file::{KeyEntry, UnverifiedVolumeFile, VolumeFile};
 use crate::format::volume_keys::VolumeKeys;
 use crate::format::wrap::{Purpose, context};
-use crate::keys::{KeyProvider, Wrapped};
+use crate::keys::pkcs11::Module;
+use crate::keys::{KeyProvider, Providers, Wrapped};
 use crate::store::{Dir, Host, Store};
+use crate::volume::chain::{AtHand, Chain};
 use crate::volume::env::{Env, Epochs};
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::{Closer, Volume};
 use crate::volume::keyring::KeyRing;
 use crate::volume::lock::{self, VolumeLock};
-use crate::volume::master::{Master, VOLUME_FILE_LIMIT, allowed};
+use crate::volume::master::{Master, Modules, VOLUME_FILE_LIMIT};
 use crate::volume::pin::Pin;
 use crate::volume::replace::{read_small, replace};
+use crate::volume::volume_key::VolumeKey;
 
 /// The longest mount file that is read, bytes.
 const MOUNT_FILE_LIMIT: usize = 1 << 20;
@@ -53,12 +57,15 @@ pub struct OpenOptions {
     pub expect: Option<String>,
     /// The user vouches that the host named by a stale lock is gone.
     pub take_over: bool,
+    /// The libraries that serve the tokens at hand, by the key in them: compared with what this host saw, and remembered.
+    pub modules: BTreeMap<KeyId, Module>,
 }
 
-/// Opens a volume. A second writer: InUse. No volume here: NotAVolume. Another one than this host saw: Pinned.
+/// Opens a volume with the providers at hand. A second writer: InUse. No volume here: NotAVolume. Another one than this host
+/// saw: Pinned. The current key's provider is needed; without that of another key, files that it still wraps are not read.
 pub fn open(
     store: Arc<dyn Store>,
-    provider: Arc<dyn KeyProvider>,
+    providers: Providers,
     options: &OpenOptions,
 ) -> Result<Arc<Volume>> {
     let root = store.root();
@@ -72,16 +79,26 @@ pub fn open(
             options.take_over,
         )?)
     };
-    let (file, secret, keys) = unlock(read_volume_file(&root)?, &*provider)?;
+    let Unlocked {
+        file,
+        secret,
+        keys,
+        at_hand,
+    } = unlock(read_volume_file(&root)?, &providers)?;
     let mount = read_mount_file(&root, &keys.mac)?;
     let key = file.current_key()?.key;
-    let pinned = accept(options, &file, &keys, &key, &mount)?;
-    let (epochs, mount) = next_epoch(options, mount, pinned);
+    let accepted = accept(options, &file, &keys, &key, &mount)?;
+    let modules = accepted.modules;
+    let ring = KeyRing::new(file.volume, providers, Chain::new(&file, &at_hand)?);
+    ring.unlock()?;
+    let (epochs, mount) = next_epoch(options, mount, accepted.epoch);
     if !options.read_only {
         replace(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
     }
     if let Some(state) = &options.state {
-        Pin::new(&keys.pin, &key, file.generation, mount.epoch).write(state, &file.volume)?;
+        Pin::new(&keys.pin, &key, file.generation, mount.epoch)
+            .with_modules(&modules)
+            .write(state, &file.volume)?;
     }
     if store.traits().unsafe_journal && !options.read_only {
         tracing::warn!(
@@ -98,13 +115,13 @@ pub fn open(
         options.read_only,
         in_place(options.in_place, &store),
         keys,
-        KeyRing::new(provider, file.volume, key, allowed(&file)?),
+        ring,
         epochs,
     ));
     let closer = Finish { mount, mac, lock };
     Volume::start(
         env,
-        Master::new(file, secret, options.state.clone()),
+        Master::new(file, secret, options.state.clone(), modules),
         Box::new(closer),
     )
 }
@@ -141,23 +158,50 @@ fn read_volume_file(root: &Arc<dyn Dir>) -> Result<UnverifiedVolumeFile> {
     }
 }
 
-fn unlock(
-    file: UnverifiedVolumeFile,
-    provider: &dyn KeyProvider,
-) -> Result<(VolumeFile, Secret<32>, VolumeKeys)> {
+/// A volume file that turned out authentic.
+struct Unlocked {
+    file: VolumeFile,
+    secret: Secret<32>,
+    keys: VolumeKeys,
+    at_hand: AtHand,
+}
+
+fn unlock(file: UnverifiedVolumeFile, providers: &Providers) -> Result<Unlocked> {
     let entry = file.current_key()?;
-    if entry.provider != provider.kind() {
+    if !providers.have_kind(&entry.provider) {
         return Err(Error::NotAVolume(format!(
-            "the volume's master key is kept by provider \"{}\", not by \"{}\"",
-            entry.provider,
-            provider.kind()
+            "the volume's master key is kept by provider \"{}\", and none such is at hand",
+            entry.provider
         )));
     }
-    if entry.envelope != Envelope::Direct {
-        return Err(Error::NotAVolume(
-            "the volume's envelope is not known to this program".to_owned(),
-        ));
-    }
+    let provider = providers.having(&entry.provider, &entry.key)?;
+    let mut at_hand = AtHand::default();
+    let secret = match (entry.envelope, file.volume_keys().last()) {
+        (Envelope::Volume, Some(newest)) => {
+            let volume_key = VolumeKey::of(newest);
+            volume_key.unlock(&file.volume(), &*provider)?;
+            let secret = volume_key.unwrap_secret(&file.volume(), &file.volume_secret().bytes)?;
+            at_hand.volume_keys.push(Arc::new(volume_key));
+            secret
+        }
+        _ => unwrap_secret(&file, entry, &*provider)?,
+    };
+    at_hand.providers.push((entry.key, provider));
+    let keys = VolumeKeys::derive(&secret, &file.volume());
+    let file = file.verify(&keys.mac)?;
+    Ok(Unlocked {
+        file,
+        secret,
+        keys,
+        at_hand,
+    })
+}
+
+fn unwrap_secret(
+    file: &UnverifiedVolumeFile,
+    entry: &KeyEntry,
+    provider: &dyn KeyProvider,
+) -> Result<Secret<32>> {
     let stored = file.volume_secret();
     let wrapped = Wrapped {
         version: stored.version,
@@ -165,10 +209,7 @@ fn unlock(
         bytes: stored.bytes.clone(),
     };
     let bound = context(Purpose::VolumeSecret, &file.volume(), None, 0);
-    let secret = provider.unwrap(&entry.key, &bound, &wrapped)?;
-    let keys = VolumeKeys::derive(&secret, &file.volume());
-    let file = file.verify(&keys.mac)?;
-    Ok((file, secret, keys))
+    Ok(provider.unwrap(&entry.key, &bound, &wrapped)?)
 }
 
 fn read_mount_file(root: &Arc<dyn Dir>, mac_key: &Secret<32>) -> Result<MountFile> {
@@ -180,32 +221,44 @@ fn read_mount_file(root: &Arc<dyn Dir>, mac_key: &Secret<32>) -> Result<MountFil
     Ok(MountFile::parse(&bytes, mac_key)?)
 }
 
-/// Compares with what this host saw; the pin's epoch where the user accepts an older volume.
+/// What this host remembers of a volume that it may mount.
+struct Accepted {
+    /// The newest epoch that it saw; 0 where it saw none.
+    epoch: u64,
+    /// The libraries to remember: those at hand, and, of keys that the volume still names, those that are not.
+    modules: Modules,
+}
+
+/// Compares with what this host saw, unless the user accepts what the volume shows.
 fn accept(
     options: &OpenOptions,
     file: &VolumeFile,
     keys: &VolumeKeys,
     key: &KeyId,
     mount: &MountFile,
-) -> Result<u64> {
-    let shown = Pin::new(&keys.pin, key, file.generation, mount.epoch);
+) -> Result<Accepted> {
+    let shown =
+        Pin::new(&keys.pin, key, file.generation, mount.epoch).with_modules(&options.modules);
     let before = match &options.state {
         Some(state) => Pin::read(state, &file.volume)?,
         None => None,
     };
-    match &options.expect {
-        Some(expected) if *expected == shown.value => return Ok(before.map_or(0, |pin| pin.epoch)),
-        Some(_) => {
+    match (&options.expect, &before) {
+        (Some(expected), _) if *expected != shown.value => {
             return Err(Error::Pinned(
                 "the volume does not show the pin that --expect-volume gives".to_owned(),
             ));
         }
-        None => {}
+        (None, Some(before)) => shown.follows(before)?,
+        _ => {}
     }
-    match before {
-        Some(before) => shown.follows(&before).map(|()| before.epoch),
-        None => Ok(0),
-    }
+    let mut modules = before.as_ref().map_or_else(Modules::new, Pin::modules);
+    modules.extend(options.modules.clone());
+    modules.retain(|key, _| file.keys.iter().any(|entry| entry.key == *key));
+    Ok(Accepted {
+        epoch: before.map_or(0, |pin| pin.epoch),
+        modules,
+    })
 }
 
 /// The epochs of this mount, and the mount file that says so. A read-only mount counts an epoch that did not end, or that
@@ -258,10 +311,16 @@ pub struct Info {
     pub provider: String,
     /// The master key.
     pub key: KeyId,
-    /// The version that wraps.
+    /// The version that wraps data keys: of the master key, or, under the volume envelope, of the volume key.
     pub current: KeyVersion,
-    /// Every version that headers may name; more than one during a rotation.
+    /// The version of the master key that wraps.
+    pub master_version: KeyVersion,
+    /// What wraps data keys.
+    pub envelope: Envelope,
+    /// Every version that headers may name beside `current`; more than one during a rotation.
     pub versions: Vec<KeyVersion>,
+    /// Every key that headers may name; more than one while the volume moves to another key.
+    pub keys: Vec<KeyEntry>,
     /// The cipher suite.
     pub suite: Suite,
     /// Whether files are bound to their names.
@@ -286,7 +345,13 @@ pub fn info(store: &Arc<dyn Store>) -> Result<Info> {
         provider: entry.provider.clone(),
         key: entry.key,
         current: entry.wraps_with,
+        master_version: match (entry.envelope, file.volume_keys().last()) {
+            (Envelope::Volume, Some(newest)) => newest.key_version,
+            _ => entry.wraps_with,
+        },
+        envelope: entry.envelope,
         versions: entry.versions.clone(),
+        keys: file.shown_keys().to_vec(),
         holder: lock::holder(&root)?,
     })
 }

@@ -1,14 +1,17 @@
-//! What this host saw of a volume last: a value that only who holds the volume secret can know, the master key, and how
-//! far the volume had come. A backing directory swapped for another volume, or put back to an older state, differs.
+//! What this host saw of a volume last: a value that only who holds the volume secret can know, the master key, the
+//! libraries that served its tokens, and how far the volume had come. A backing directory swapped for another volume, or
+//! put back to an older state, differs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::format::ids::{KeyId, VolumeId};
+use crate::keys::pkcs11::Module;
 use crate::store::Dir;
 use crate::volume::error::{Error, Result};
 use crate::volume::replace::{read_small, replace};
 
-const LIMIT: usize = 4096;
+const LIMIT: usize = 1 << 16;
 
 /// A host's record of one volume, one JSON line in the host's state directory.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -22,6 +25,12 @@ pub struct Pin {
     pub generation: u64,
     /// Epoch of the last mount; only grows.
     pub epoch: u64,
+    /// The master key, in hex, that the volume was about to move to when this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coming: Option<String>,
+    /// The library of each key that is in a token, by the key in hex.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub modules: BTreeMap<String, Module>,
 }
 
 impl Pin {
@@ -31,7 +40,32 @@ impl Pin {
             key: key.to_string(),
             generation,
             epoch,
+            coming: None,
+            modules: BTreeMap::new(),
         }
+    }
+
+    /// With the libraries that serve the volume's tokens.
+    pub(crate) fn with_modules(mut self, modules: &BTreeMap<KeyId, Module>) -> Self {
+        self.modules = modules
+            .iter()
+            .map(|(key, module)| (key.to_string(), module.clone()))
+            .collect();
+        self
+    }
+
+    /// For the moment in which the volume gets another master key: it may show this one, too.
+    pub(crate) fn coming(mut self, key: &KeyId) -> Self {
+        self.coming = Some(key.to_string());
+        self
+    }
+
+    /// The libraries that serve the volume's tokens; ids that are none are left out.
+    pub(crate) fn modules(&self) -> BTreeMap<KeyId, Module> {
+        let parsed = self.modules.iter();
+        parsed
+            .filter_map(|(key, module)| Some((key.parse().ok()?, module.clone())))
+            .collect()
     }
 
     /// Reads the pin of a volume; `None` if this host never mounted it.
@@ -58,10 +92,12 @@ impl Pin {
     pub(crate) fn follows(&self, before: &Self) -> Result<()> {
         let refused = if self.value != before.value {
             "it has another volume secret than the one that this host mounted under the same id"
-        } else if self.key != before.key {
+        } else if self.key != before.key && Some(&self.key) != before.coming.as_ref() {
             "its master key is another one than at the last mount on this host"
         } else if self.generation < before.generation || self.epoch < before.epoch {
             "it is older than at the last mount on this host (a restored backup?)"
+        } else if self.loads_otherwise(before) {
+            "its token would be served by another library than at the last mount on this host"
         } else {
             return Ok(());
         };
@@ -70,6 +106,23 @@ impl Pin {
             self.value
         )))
     }
+
+    fn loads_otherwise(&self, before: &Self) -> bool {
+        self.modules.iter().any(|(key, module)| {
+            before
+                .modules
+                .get(key)
+                .is_some_and(|pinned| pinned != module)
+        })
+    }
+}
+
+/// The libraries that this host remembers for the tokens of a volume; none where it never mounted it.
+///
+/// # Errors
+/// Pinned for a pin that cannot be read.
+pub fn pinned_modules(state: &Arc<dyn Dir>, volume: &VolumeId) -> Result<BTreeMap<KeyId, Module>> {
+    Ok(Pin::read(state, volume)?.map_or_else(BTreeMap::new, |pin| pin.modules()))
 }
 
 fn file_name(volume: &VolumeId) -> Vec<u8> {

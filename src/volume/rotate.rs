@@ -5,15 +5,17 @@
 //! forgets an old version only after every header was read and named none but the new one.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::format::ids::KeyVersion;
+use crate::format::ids::{KeyId, KeyVersion};
+use crate::format::suite::Envelope;
 use crate::keys::KeyError;
 use crate::store::Kind;
 use crate::volume::Volume;
+use crate::volume::chain::Chain;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::FileState;
 use crate::volume::node::Node;
@@ -46,10 +48,16 @@ pub enum Phase {
 /// What a rotation did.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Rotation {
-    /// The oldest version that headers could name before.
+    /// The oldest version that headers could name before; of a volume key under the volume envelope.
     pub from_version: u32,
     /// The version that every header names now.
     pub to_version: u32,
+    /// The master key (hex) that headers could name before: another one than `to_key` when the volume moved.
+    pub from_key: String,
+    /// The master key (hex) that every header names now.
+    pub to_key: String,
+    /// What wraps data keys now.
+    pub envelope: Envelope,
     /// Headers seen by the proof (an empty file has none).
     pub headers: u64,
     /// Headers that this run re-wrapped.
@@ -70,23 +78,33 @@ struct Count {
 }
 
 impl Volume {
-    /// Rotates the master key, online: files in use go on. One rotation at a time (InvalidState else). A rotation that was
-    /// killed is taken up where two versions are still allowed.
+    /// Rotates the master key, online: files in use go on. One rotation at a time (InvalidState else). What was killed before
+    /// it was finished, a rotation or a move to another key, is finished instead.
     pub fn rotate(&self, progress: &mut dyn FnMut(Progress)) -> Result<Rotation> {
-        if self.env.read_only {
-            return Err(Error::errno(libc::EROFS));
-        }
+        self.rewrap_to(progress, &mut || {
+            if self.env.ring.chain().is_unfinished() {
+                return Ok(());
+            }
+            self.master.new_version(&self.env)
+        })
+    }
+
+    /// Has `begin` change what wraps new headers, re-wraps all others, proves it, and forgets what no header names.
+    pub(crate) fn rewrap_to(
+        &self,
+        progress: &mut dyn FnMut(Progress),
+        begin: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Rotation> {
+        self.require_writable()?;
         let started = Instant::now();
-        let _one = self.rotating.try_lock().map_err(|_| {
-            Error::Key(KeyError::InvalidState(
-                "a rotation of this volume is running already".to_owned(),
-            ))
-        })?;
+        let _one = self.only_rotation()?;
         let moves = Arc::new(Running {
             moved: Mutex::default(),
         });
         let _gate = self.rotation.enter(moves.clone());
-        let (from, to) = self.begin_version()?;
+        let before = self.env.ring.chain();
+        begin()?;
+        let after = self.env.ring.chain();
         self.env.ring.wait_for_headers();
         let mut rewrapped = 0;
         let mut count = Count::default();
@@ -100,11 +118,15 @@ impl Volume {
             }
         }
         if count.older == 0 && count.damaged == 0 {
-            self.master.forget_older(&self.env)?;
+            self.master.forget_others(&self.env)?;
         }
+        let (from, to) = (oldest(&before), &after.current().stored);
         Ok(Rotation {
-            from_version: from.0,
-            to_version: to.0,
+            from_version: from.1.0,
+            to_version: to.wraps_with.0,
+            from_key: from.0.to_string(),
+            to_key: to.key.to_string(),
+            envelope: to.envelope,
             headers: count.headers,
             rewrapped,
             remaining: count.older,
@@ -113,19 +135,13 @@ impl Volume {
         })
     }
 
-    /// Makes a new version current, or goes on with one that an earlier run made.
-    fn begin_version(&self) -> Result<(KeyVersion, KeyVersion)> {
-        let allowed = self.env.ring.allowed();
-        let oldest = allowed
-            .versions
-            .iter()
-            .min()
-            .copied()
-            .unwrap_or(allowed.current);
-        if oldest == allowed.current {
-            self.master.new_version(&self.env)?;
-        }
-        Ok((oldest, self.env.ring.allowed().current))
+    /// Held by what changes the keys of the volume; InvalidState if that runs already.
+    pub(crate) fn only_rotation(&self) -> Result<MutexGuard<'_, ()>> {
+        self.rotating.try_lock().map_err(|_| {
+            Error::Key(KeyError::InvalidState(
+                "a rotation of this volume is running already".to_owned(),
+            ))
+        })
     }
 
     /// Re-wraps every header on an older version; how many that were, and how many of them are not known to be durable.
@@ -232,6 +248,17 @@ impl Volume {
         }
         visit(&batch)
     }
+}
+
+/// The key and version that a rotation comes from: of another key where there is one, else the oldest.
+fn oldest(before: &Chain) -> (KeyId, KeyVersion) {
+    let others = before.entries().iter();
+    let from = others
+        .map(|entry| &entry.stored)
+        .find(|stored| !stored.current)
+        .unwrap_or(&before.current().stored);
+    let oldest = from.versions.iter().min();
+    (from.key, oldest.copied().unwrap_or(from.wraps_with))
 }
 
 /// A directory that was removed since it was listed has no files.

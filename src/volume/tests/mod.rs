@@ -7,16 +7,14 @@ mod rules;
 use std::sync::Arc;
 
 use crate::crypto::Secret;
-use crate::format::ids::{KeyId, KeyVersion};
-use crate::format::suite::{Envelope, Suite};
-use crate::format::volume_file::{KeyEntry, VolumeFile, WrappedSecret};
-use crate::format::wrap::WrapAlgorithm;
+use crate::format::ids::KeyVersion;
+use crate::format::suite::Suite;
 use crate::store::{MemoryStore, Store};
 use crate::volume::env::Env;
 use crate::volume::error::Result;
 use crate::volume::facade::Closer;
-use crate::volume::fixture::{Fixture, Mounted};
-use crate::volume::master::Master;
+use crate::volume::fixture::{Fixture, Mounted, volume_file};
+use crate::volume::master::{Master, Modules};
 use crate::volume::{Caller, OpenFlags, Volume};
 
 const READ_WRITE: OpenFlags = OpenFlags {
@@ -81,36 +79,13 @@ impl Bench {
 }
 
 fn start(env: Arc<Env>) -> Arc<Volume> {
-    let master = Master::new(volume_file(&env), Secret::random(), None);
+    let master = Master::new(
+        volume_file(env.suite, &[KeyVersion(1)]),
+        Secret::random(),
+        None,
+        Modules::new(),
+    );
     Volume::start(env, master, Box::new(NothingToClose)).unwrap()
-}
-
-fn volume_file(env: &Env) -> VolumeFile {
-    let (key, version, algorithm) = (KeyId([7; 16]), KeyVersion(1), WrapAlgorithm::AesGcmSiv);
-    VolumeFile {
-        volume: env.volume,
-        suite: env.suite,
-        bind_names: env.bind_names,
-        no_sparse: !env.sparse,
-        generation: 1,
-        keys: vec![KeyEntry {
-            provider: "test".to_owned(),
-            key,
-            home: None,
-            envelope: Envelope::Direct,
-            versions: vec![version],
-            wraps_with: version,
-            algorithms: vec![algorithm],
-            current: true,
-        }],
-        volume_secret: WrappedSecret {
-            version,
-            algorithm,
-            bytes: vec![0; 60],
-        },
-        volume_keys: Vec::new(),
-        created: 0,
-    }
 }
 
 /// Whoever runs the daemon, so that nothing needs to be given away.

@@ -8,7 +8,6 @@ use crate::format::suite::Suite;
 use crate::store::{Call, MemoryStore, SetTimes, Store, Time, TimeSpec};
 use crate::volume::Error;
 use crate::volume::fixture::Fixture;
-use crate::volume::keyring::Allowed;
 
 /// Damages page 0 in each of its parts.
 #[test]
@@ -179,11 +178,7 @@ fn a_version_that_the_volume_does_not_allow_is_not_asked_for() {
     let store = Arc::new(MemoryStore::new());
     let mounted = fixture.mount(store, 1, &[]);
     mounted.file("f").write(0, b"data").unwrap();
-    mounted.env.ring.allow(Allowed {
-        current: KeyVersion(2),
-        versions: vec![KeyVersion(2)],
-        ..mounted.env.ring.allowed()
-    });
+    mounted.allow(&[KeyVersion(2)]);
     assert!(matches!(mounted.file("f").size(), Err(Error::Damaged(_))));
 }
 

@@ -12,7 +12,6 @@ use crate::format::ids::KeyVersion;
 use crate::format::suite::Suite;
 use crate::store::{FailingStore, MemoryStore};
 use crate::volume::fixture::{Fixture, Mounted};
-use crate::volume::keyring::Allowed;
 
 struct Rng(u64);
 
@@ -80,10 +79,6 @@ impl Broken {
 
 fn rotate(fixture: &Fixture, mounted: &Mounted) {
     let current = fixture.keys.add_version();
-    let versions = (1..=current.0).map(KeyVersion).collect();
-    mounted.env.ring.allow(Allowed {
-        current,
-        versions,
-        ..mounted.env.ring.allowed()
-    });
+    let versions: Vec<_> = (1..=current.0).map(KeyVersion).collect();
+    mounted.allow(&versions);
 }
