@@ -99,6 +99,24 @@ impl Chain {
         of(self) == of(other)
     }
 
+    /// The same, with every volume key locked.
+    pub(crate) fn without_keys(&self) -> Self {
+        let locked = |entry: &Arc<Entry>| {
+            let keys = entry.volume_keys.iter();
+            Arc::new(Entry {
+                stored: entry.stored.clone(),
+                provider: entry.provider.clone(),
+                volume_keys: keys
+                    .map(|key| Arc::new(VolumeKey::of(key.stored())))
+                    .collect(),
+            })
+        };
+        Self {
+            entries: self.entries.iter().map(locked).collect(),
+            current: locked(&self.current),
+        }
+    }
+
     /// What the next chain can take over.
     pub(crate) fn at_hand(&self) -> AtHand {
         let mut at_hand = AtHand::default();

@@ -15,6 +15,7 @@ use crate::format::volume_keys::VolumeKeys;
 use crate::format::wrap::WrapAlgorithm;
 use crate::keys::{KeyError, KeyProvider, KeyState};
 use crate::store::{Dir, Host, Store};
+use crate::volume::chain::AtHand;
 use crate::volume::error::{Error, Result};
 use crate::volume::lock::VolumeLock;
 use crate::volume::master::{Under, make_current};
@@ -42,19 +43,91 @@ pub fn create(
     options: &CreateOptions,
     host: &Host,
 ) -> Result<VolumeId> {
-    let root = store.root();
-    must_be_empty(&root)?;
-    let description = provider.describe(key)?;
-    if description.state != KeyState::Enabled {
-        return Err(KeyError::Disabled(key.to_string()).into());
+    NewVolume::begin(&store.root(), provider, key, options, host)?.publish(host)
+}
+
+/// A volume of which nothing but the lock is on the store yet.
+pub(crate) struct NewVolume {
+    /// What its volume file will say.
+    pub(crate) file: VolumeFile,
+    /// The volume secret.
+    pub(crate) secret: Secret<32>,
+    /// What derives from it.
+    pub(crate) keys: VolumeKeys,
+    /// The volume key, under that envelope.
+    pub(crate) at_hand: AtHand,
+    root: Arc<dyn Dir>,
+    _lock: VolumeLock,
+}
+
+impl NewVolume {
+    /// Draws id and secret and has the secret wrapped.
+    ///
+    /// # Errors
+    /// As `create`.
+    pub(crate) fn begin(
+        root: &Arc<dyn Dir>,
+        provider: &dyn KeyProvider,
+        key: &KeyId,
+        options: &CreateOptions,
+        host: &Host,
+    ) -> Result<Self> {
+        must_be_empty(root)?;
+        let description = provider.describe(key)?;
+        if description.state != KeyState::Enabled {
+            return Err(KeyError::Disabled(key.to_string()).into());
+        }
+        let envelope = envelope_for(options.envelope, None, description.algorithm)?;
+        let lock = VolumeLock::exclusive(root, host, false)?;
+        let mut id = [0; 16];
+        random_bytes(&mut id);
+        let mut file = unwrapped(VolumeId(id), options, description.algorithm, host);
+        let secret = Secret::random();
+        let under = Under {
+            provider,
+            key: *key,
+            home: description.home,
+            envelope,
+            version: description.current,
+        };
+        let made = make_current(&mut file, &secret, &under)?;
+        Ok(Self {
+            keys: VolumeKeys::derive(&secret, &file.volume),
+            at_hand: AtHand {
+                providers: Vec::new(),
+                volume_keys: made.map(Arc::new).into_iter().collect(),
+            },
+            file,
+            secret,
+            root: Arc::clone(root),
+            _lock: lock,
+        })
     }
-    let _lock = VolumeLock::exclusive(&root, host, false)?;
-    let mut id = [0; 16];
-    random_bytes(&mut id);
-    let volume = VolumeId(id);
-    let secret = Secret::random();
-    let keys = VolumeKeys::derive(&secret, &volume);
-    let mut file = VolumeFile {
+
+    /// Makes it a volume: the mount file, then the volume file, each whole and durable.
+    pub(crate) fn publish(self, host: &Host) -> Result<VolumeId> {
+        let mount = MountFile {
+            epoch: 0,
+            clean: true,
+            boot_id: String::new(),
+            start: host.since,
+            listed: Vec::new(),
+        };
+        let mac = &self.keys.mac;
+        replace(&self.root, names::MOUNT, &mount.encode(mac)?)?;
+        replace(&self.root, names::VOLUME, &self.file.encode(mac)?)?;
+        Ok(self.file.volume)
+    }
+}
+
+/// The file of a new volume but for its keys; it cannot be written before it has them.
+fn unwrapped(
+    volume: VolumeId,
+    options: &CreateOptions,
+    algorithm: WrapAlgorithm,
+    host: &Host,
+) -> VolumeFile {
+    VolumeFile {
         format: VolumeFile::FORMAT,
         volume,
         suite: options.suite,
@@ -62,33 +135,14 @@ pub fn create(
         no_sparse: !options.sparse,
         generation: 1,
         keys: Vec::new(),
-        // Put in by `make_current`; the file cannot be written with it.
         volume_secret: WrappedSecret {
             version: KeyVersion(0),
-            algorithm: description.algorithm,
+            algorithm,
             bytes: Vec::new(),
         },
         volume_keys: Vec::new(),
         created: host.since,
-    };
-    let under = Under {
-        provider,
-        key: *key,
-        envelope: envelope_for(options.envelope, None, description.algorithm)?,
-        home: description.home,
-        version: description.current,
-    };
-    make_current(&mut file, &secret, &under)?;
-    let mount = MountFile {
-        epoch: 0,
-        clean: true,
-        boot_id: String::new(),
-        start: host.since,
-        listed: Vec::new(),
-    };
-    replace(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
-    replace(&root, names::VOLUME, &file.encode(&keys.mac)?)?;
-    Ok(volume)
+    }
 }
 
 /// The envelope that is asked for, else the one before, as far as this algorithm allows it.

@@ -7,9 +7,10 @@ use crate::crypto::Secret;
 use crate::format::header::KeyArea;
 use crate::format::ids::{FileId, KeyVersion, VolumeId};
 use crate::format::suite::Envelope;
+use crate::format::volume_file::VolumeFile;
 use crate::format::wrap::{self, MAX_WRAPPED, Purpose};
 use crate::keys::{KeyError, KeyProvider, Providers, Wrapped};
-use crate::volume::chain::{Chain, Entry};
+use crate::volume::chain::{AtHand, Chain, Entry};
 use crate::volume::error::Result;
 use crate::volume::sync::{reading, writing};
 
@@ -31,6 +32,22 @@ impl KeyRing {
             chain: RwLock::new(Arc::new(chain)),
             making: RwLock::new(()),
         }
+    }
+
+    /// The ring of an authentic volume file, with what is at hand unlocked.
+    ///
+    /// # Errors
+    /// Where the current key cannot be used. Of others that is logged, and they are asked for again when a header needs one.
+    pub(crate) fn of(file: &VolumeFile, providers: Providers, at_hand: &AtHand) -> Result<Self> {
+        let ring = Self::new(file.volume, providers, Chain::new(file, at_hand)?);
+        ring.unlock()?;
+        Ok(ring)
+    }
+
+    /// Lets go of the volume keys that are unlocked. For a volume that locks: its calls end before they come here.
+    pub(crate) fn forget(&self) {
+        let locked = self.chain().without_keys();
+        self.adopt(locked);
     }
 
     /// To be held from `generate` until the header is written: a rotation that moved on to another version waits for it,
@@ -114,9 +131,7 @@ impl KeyRing {
         self.chain().is_current(area)
     }
 
-    /// Makes ready what headers need. An error only for the current key; of others it is logged, and asked for again when
-    /// a header needs it.
-    pub(crate) fn unlock(&self) -> Result<()> {
+    fn unlock(&self) -> Result<()> {
         for entry in self.chain().entries() {
             match entry.unlock(&self.volume, &self.providers) {
                 Err(error) if entry.stored.current => return Err(error.into()),

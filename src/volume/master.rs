@@ -38,7 +38,8 @@ pub(crate) struct Master {
 
 struct Held {
     file: VolumeFile,
-    secret: Secret<32>,
+    /// None in a locked volume.
+    secret: Option<Secret<32>>,
     /// Libraries of the tokens that have the keys of `file`.
     modules: Modules,
 }
@@ -69,10 +70,20 @@ impl Master {
     ) -> Self {
         let held = Mutex::new(Held {
             file,
-            secret,
+            secret: Some(secret),
             modules,
         });
         Self { held, state }
+    }
+
+    /// What the volume file says.
+    pub(crate) fn file(&self) -> VolumeFile {
+        self.lock().file.clone()
+    }
+
+    /// Lets go of the volume secret: no key changes any more.
+    pub(crate) fn forget_secret(&self) {
+        self.lock().secret = None;
     }
 
     /// Has the provider make a new version of the current key, which then wraps new files; older ones stay allowed.
@@ -150,7 +161,9 @@ impl Master {
     ) -> Result<()> {
         let mut held = self.lock();
         let mut next = held.file.clone();
-        if let Some(made) = make_current(&mut next, &held.secret, under)? {
+        let secret = held.secret.as_ref();
+        let secret = secret.ok_or_else(|| Error::errno(libc::EIO))?;
+        if let Some(made) = make_current(&mut next, secret, under)? {
             at_hand.volume_keys.push(Arc::new(made));
         }
         let mut modules = held.modules.clone();

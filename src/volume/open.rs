@@ -10,13 +10,13 @@ use crate::format::ids::{KeyId, KeyVersion, VolumeId};
 use crate::format::mount_file::MountFile;
 use crate::format::names;
 use crate::format::suite::{Envelope, Suite};
-use crate::format::volume_file::{KeyEntry, UnverifiedVolumeFile, VolumeFile};
+use crate::format::volume_file::{KeyEntry, UnverifiedVolumeFile, VolumeFile, WrappedVolumeKey};
 use crate::format::volume_keys::VolumeKeys;
 use crate::format::wrap::{Purpose, context};
 use crate::keys::pkcs11::Module;
 use crate::keys::{KeyProvider, Providers, Wrapped};
 use crate::store::{Dir, Host, Store};
-use crate::volume::chain::{AtHand, Chain};
+use crate::volume::chain::AtHand;
 use crate::volume::env::{Env, Epochs};
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::{Closer, Volume};
@@ -89,8 +89,7 @@ pub fn open(
     let key = file.current_key()?.key;
     let accepted = accept(options, &file, &keys, &key, &mount)?;
     let modules = accepted.modules;
-    let ring = KeyRing::new(file.volume, providers, Chain::new(&file, &at_hand)?);
-    ring.unlock()?;
+    let ring = KeyRing::of(&file, providers, &at_hand)?;
     let (epochs, mount) = next_epoch(options, mount, accepted.epoch);
     if !options.read_only {
         replace(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
@@ -321,6 +320,8 @@ pub struct Info {
     pub versions: Vec<KeyVersion>,
     /// Every key that headers may name; more than one while the volume moves to another key.
     pub keys: Vec<KeyEntry>,
+    /// Volume keys, as the master keys wrap them; none under the direct envelope.
+    pub volume_keys: Vec<WrappedVolumeKey>,
     /// The cipher suite.
     pub suite: Suite,
     /// Whether files are bound to their names.
@@ -352,6 +353,7 @@ pub fn info(store: &Arc<dyn Store>) -> Result<Info> {
         envelope: entry.envelope,
         versions: entry.versions.clone(),
         keys: file.shown_keys().to_vec(),
+        volume_keys: file.volume_keys().to_vec(),
         holder: lock::holder(&root)?,
     })
 }
