@@ -2,6 +2,9 @@
 //! one temporary directory. Dropped, it leaves no mount and no process, also when the test failed.
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod tokens;
+
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -10,6 +13,7 @@ use tempfile::TempDir;
 /// A sandbox with at most one volume.
 pub struct Sandbox {
     dir: TempDir,
+    env: Vec<(String, OsString)>,
 }
 
 /// The two suites, as `init --cipher` names them.
@@ -23,7 +27,15 @@ impl Sandbox {
             .tempdir()
             .expect("a temporary directory");
         std::fs::create_dir(dir.path().join("mnt")).expect("the mount point");
-        Self { dir }
+        Self {
+            dir,
+            env: Vec::new(),
+        }
+    }
+
+    /// Gives the program this token's environment from now on.
+    pub fn with_token(&mut self, token: &tokens::Access) {
+        self.env.extend(token.env.iter().cloned());
     }
 
     /// A sandbox with a fresh volume of this cipher.
@@ -68,7 +80,9 @@ impl Sandbox {
             .env("STRONGROOM_STATE_DIR", self.path("state"))
             .env("STRONGROOM_RUNTIME_DIR", self.path("run"))
             .env_remove("STRONGROOM_PASSPHRASE_FILE")
-            .env_remove("STRONGROOM_KEY_FILE");
+            .env_remove("STRONGROOM_KEY_FILE")
+            .env_remove("STRONGROOM_PIN_FILE")
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 
