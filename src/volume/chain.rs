@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::format::header::KeyArea;
-use crate::format::ids::{KeyId, VolumeId};
+use crate::format::ids::{KeyId, KeyVersion, VolumeId};
 use crate::format::suite::Envelope;
 use crate::format::volume_file::{KeyEntry, VolumeFile};
 use crate::keys::{KeyError, KeyProvider, Providers};
@@ -26,6 +26,10 @@ pub(crate) struct Entry {
     /// Ascending; none under the direct envelope.
     volume_keys: Vec<Arc<VolumeKey>>,
 }
+
+/// Names what wraps new headers: key, envelope, version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wraps(KeyId, Envelope, KeyVersion);
 
 /// What is at hand before a chain is made.
 #[derive(Default)]
@@ -90,13 +94,10 @@ impl Chain {
         self.current.is_named_by(area) && area.key_version == current.wraps_with.0
     }
 
-    /// Whether both wrap new headers alike.
-    pub(crate) fn wraps_as(&self, other: &Self) -> bool {
-        let of = |chain: &Self| {
-            let entry = &chain.current.stored;
-            (entry.key, entry.envelope, entry.wraps_with)
-        };
-        of(self) == of(other)
+    /// What new headers are wrapped under.
+    pub(crate) fn wraps(&self) -> Wraps {
+        let current = &self.current.stored;
+        Wraps(current.key, current.envelope, current.wraps_with)
     }
 
     /// The same, with every volume key locked.

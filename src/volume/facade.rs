@@ -77,6 +77,7 @@ impl Volume {
             env,
         });
         if !volume.env.read_only {
+            volume.env.ring.ready.serve(&volume.env);
             volume.housekeeping.start(&volume)?;
         }
         Ok(volume)
@@ -88,6 +89,7 @@ impl Volume {
             return Ok(());
         };
         self.housekeeping.stop();
+        self.env.ring.ready.stop();
         let settled = if self.env.read_only {
             Ok(())
         } else {

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use crate::crypto::Secret;
+use crate::crypto::{Secret, random_bytes};
 use crate::format::header::KeyArea;
 use crate::format::ids::{FileId, KeyVersion, VolumeId};
 use crate::format::suite::Envelope;
@@ -12,7 +12,11 @@ use crate::format::wrap::{self, MAX_WRAPPED, Purpose};
 use crate::keys::{KeyError, KeyProvider, Providers, Wrapped};
 use crate::volume::chain::{AtHand, Chain, Entry};
 use crate::volume::error::Result;
+use crate::volume::ready::{Ready, ReadyHeader};
 use crate::volume::sync::{reading, writing};
+
+/// Threads of a walk at the most.
+const MOST_PARALLEL: usize = 16;
 
 /// The master keys of a volume, ready to wrap and unwrap data keys.
 pub(crate) struct KeyRing {
@@ -22,11 +26,14 @@ pub(crate) struct KeyRing {
     chain: RwLock<Arc<Chain>>,
     /// Held shared from the choice of a version to the writing of the header that names it.
     making: RwLock<()>,
+    /// Made ahead of their files.
+    pub(crate) ready: Ready,
 }
 
 impl KeyRing {
     pub(crate) fn new(volume: VolumeId, providers: Providers, chain: Chain) -> Self {
         Self {
+            ready: Ready::new(chain.wraps()),
             volume,
             providers,
             chain: RwLock::new(Arc::new(chain)),
@@ -44,10 +51,11 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// Lets go of the volume keys that are unlocked. For a volume that locks: its calls end before they come here.
+    /// Lets go of the volume keys that are unlocked and of ready headers. For a volume that locks: its calls end before they
+    /// come here.
     pub(crate) fn forget(&self) {
-        let locked = self.chain().without_keys();
-        self.adopt(locked);
+        *writing(&self.chain) = Arc::new(self.chain().without_keys());
+        self.ready.change(None);
     }
 
     /// To be held from `generate` until the header is written: a rotation that moved on to another version waits for it,
@@ -68,7 +76,20 @@ impl KeyRing {
 
     /// Changes what headers may name, after the volume file that says so is durable.
     pub(crate) fn adopt(&self, chain: Chain) {
+        let wraps = chain.wraps();
         *writing(&self.chain) = Arc::new(chain);
+        self.ready.change(Some(wraps));
+    }
+
+    /// How many headers to unwrap or wrap at a time: what the providers that do it serve at once.
+    pub(crate) fn parallel(&self) -> usize {
+        let chain = self.chain();
+        let direct = chain.entries().iter();
+        let served = direct
+            .filter(|entry| entry.stored.envelope == Envelope::Direct)
+            .filter_map(|entry| entry.provider_at_hand())
+            .map(|provider| provider.parallel());
+        served.max().unwrap_or(1).clamp(1, MOST_PARALLEL)
     }
 
     /// The provider of an entry.
@@ -79,21 +100,60 @@ impl KeyRing {
         entry.provider(&self.providers)
     }
 
-    /// Makes the data key of a new file; the area's sequence is 1.
-    pub(crate) fn generate(&self, file: &FileId) -> Result<(Secret<32>, KeyArea)> {
+    /// What a new file starts with. The caller holds `making`.
+    pub(crate) fn generate(&self) -> Result<ReadyHeader> {
         let chain = self.chain();
         let entry = chain.current();
         if entry.stored.envelope == Envelope::Volume {
-            let secret = Secret::random();
-            let wrapped = self.wrap_under(entry, file, &secret)?;
-            return Ok((secret, area(entry, 1, wrapped)?));
+            let (file, data_key) = (random_file(), Secret::random());
+            let area = area(entry, 1, self.wrap_under(entry, &file, &data_key)?)?;
+            return Ok(ReadyHeader {
+                file,
+                data_key,
+                area,
+            });
         }
+        let provider = self.provider(entry)?;
+        if let Some(header) = self.ready.take(&chain.wraps(), provider.ready_ahead()) {
+            return Ok(header);
+        }
+        let file = random_file();
         let stored = &entry.stored;
-        let bound = self.context(file);
-        let (secret, wrapped) =
+        let (data_key, wrapped) =
+            provider.generate(&stored.key, stored.wraps_with, &self.context(&file))?;
+        Ok(ReadyHeader {
+            file,
+            data_key,
+            area: area(entry, 1, wrapped)?,
+        })
+    }
+
+    /// Makes so many headers ready; none under an envelope that needs no provider for them.
+    pub(crate) fn make_ready(&self, count: usize) -> Result<()> {
+        let chain = self.chain();
+        let entry = chain.current();
+        if entry.stored.envelope == Envelope::Volume {
+            return Ok(());
+        }
+        let files: Vec<_> = (0..count).map(|_| random_file()).collect();
+        let contexts: Vec<_> = files.iter().map(|file| self.context(file)).collect();
+        let contexts: Vec<&[u8]> = contexts.iter().map(<[u8; _]>::as_slice).collect();
+        let stored = &entry.stored;
+        let made =
             self.provider(entry)?
-                .generate(&stored.key, stored.wraps_with, &bound)?;
-        Ok((secret, area(entry, 1, wrapped)?))
+                .generate_batch(&stored.key, stored.wraps_with, &contexts)?;
+        let headers = files.into_iter().zip(made);
+        let headers = headers
+            .map(|(file, (data_key, wrapped))| {
+                Ok(ReadyHeader {
+                    file,
+                    data_key,
+                    area: area(entry, 1, wrapped)?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.ready.put(&chain.wraps(), headers);
+        Ok(())
     }
 
     /// Wraps a file's data key under the current version, for the area with this sequence.
@@ -169,6 +229,12 @@ impl KeyRing {
     fn context(&self, file: &FileId) -> [u8; wrap::CONTEXT_LEN] {
         wrap::context(Purpose::DataKey, &self.volume, Some(file), 0)
     }
+}
+
+fn random_file() -> FileId {
+    let mut id = [0; 16];
+    random_bytes(&mut id);
+    FileId(id)
 }
 
 /// The key area for a wrap, if the volume file allows what the provider made of it.

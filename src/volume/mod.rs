@@ -33,6 +33,8 @@ mod node;
 mod open;
 #[cfg(test)]
 mod open_tests;
+mod parallel;
+pub(crate) mod ready;
 mod rekey;
 mod rename;
 mod rotate;

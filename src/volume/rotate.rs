@@ -19,6 +19,7 @@ use crate::volume::chain::Chain;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::FileState;
 use crate::volume::node::Node;
+use crate::volume::parallel;
 use crate::volume::rotate_gate::Moves;
 
 /// Files of one batch at the most: so many descriptors are held, and one sync of the store serves them.
@@ -154,8 +155,9 @@ impl Volume {
         let mut done = 0;
         self.each_batch(moves, &mut |batch| {
             let mut changed = Vec::new();
-            for file in batch {
-                match file.rewrap() {
+            let rewraps = parallel::each(self.env.ring.parallel(), batch, |file| file.rewrap());
+            for (file, rewrap) in batch.iter().zip(rewraps) {
+                match rewrap {
                     Ok(true) => changed.push(file),
                     Ok(false) => {}
                     Err(error) => tracing::warn!("a header could not be re-wrapped: {error}"),
@@ -164,8 +166,11 @@ impl Volume {
             if !changed.is_empty() {
                 self.settler.sync_store()?;
             }
-            for file in &changed {
-                if let Err(error) = file.rewrap_finish() {
+            let finished = parallel::each(self.env.ring.parallel(), &changed, |file| {
+                file.rewrap_finish()
+            });
+            for finish in finished {
+                if let Err(error) = finish {
                     tracing::warn!("an old key area stays for now: {error}");
                     unfinished += 1;
                 }
@@ -185,8 +190,11 @@ impl Volume {
     fn count_all(&self, moves: &Running, progress: &mut dyn FnMut(Progress)) -> Result<Count> {
         let mut count = Count::default();
         self.each_batch(moves, &mut |batch| {
-            for file in batch {
-                match file.header_version() {
+            let versions = parallel::each(self.env.ring.parallel(), batch, |file| {
+                file.header_version()
+            });
+            for version in versions {
+                match version {
                     Ok(None) => {}
                     Ok(Some(current)) => {
                         count.headers += 1;

@@ -1,7 +1,7 @@
 //! Page 0 of a file as it is read and first made: core, key areas, states; from there the file's keys. Knows nothing of
 //! blocks. Invariant: no key is handed out before the area's MAC and the commitment have been compared.
 
-use crate::crypto::{Secret, random_bytes};
+use crate::crypto::Secret;
 use crate::format::FormatError;
 use crate::format::header::{
     self, AREAS_AT, CORE_AT, Core, FileKeys, KeyArea, PAGE0, SECTOR, STATES_AT, State,
@@ -12,6 +12,7 @@ use crate::keys::KeyError;
 use crate::store::File;
 use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
+use crate::volume::ready::ReadyHeader;
 
 /// A header that was read and holds.
 pub(crate) struct LoadedHeader {
@@ -54,10 +55,11 @@ pub(crate) struct NewHeader {
 /// Makes id, data key and header of a file that gets its first byte.
 pub(crate) fn new_header(env: &Env) -> Result<NewHeader> {
     loop {
-        let mut id = [0; 16];
-        random_bytes(&mut id);
-        let file = FileId(id);
-        let (data_key, area) = env.ring.generate(&file)?;
+        let ReadyHeader {
+            file,
+            data_key,
+            area,
+        } = env.ring.generate()?;
         let Ok(keys) = FileKeys::derive(env.suite, &data_key, &env.keys()?.bind, &file) else {
             continue;
         };
