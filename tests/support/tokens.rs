@@ -9,6 +9,7 @@ mod inside;
 mod judge;
 mod opencryptoki;
 mod process;
+mod shim;
 mod tpm;
 
 use std::ffi::OsString;
@@ -18,7 +19,8 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-pub use inside::on_token;
+pub use inside::{behind_shim, on_token};
+pub use shim::Shim;
 
 use super::tool;
 

@@ -68,6 +68,9 @@ impl Access {
             ObjectClass::DATA,
         ];
         let found = classes.map(|class| session.find_objects(&[Attribute::Class(class)]));
-        found.into_iter().flat_map(|found| found.expect("C_FindObjects")).collect()
+        found
+            .into_iter()
+            .flat_map(|found| found.expect("C_FindObjects"))
+            .collect()
     }
 }
