@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use strongroom::crypto::Secret;
-use strongroom::format::ids::{KeyId, KeyVersion};
-use strongroom::format::wrap::{MAX_WRAPPED, WrapAlgorithm};
+use strongroom::format::ids::{FileId, KeyId, KeyVersion, VolumeId};
+use strongroom::format::wrap::{self, MAX_WRAPPED, Purpose, WrapAlgorithm};
 use strongroom::keys::{KeyError, KeyProvider, KeyState, Wrapped};
 
 /// A provider and a key of it.
@@ -80,9 +80,11 @@ pub fn assert_conforms(home: &dyn Home) {
 
 const V1: KeyVersion = KeyVersion(1);
 
-/// Contexts as long as the volume's.
+/// Contexts as the volume makes them.
 fn context(n: usize) -> Vec<u8> {
-    format!("context {n:047}").into_bytes()
+    let (volume, mut file) = (VolumeId([3; 16]), FileId([0; 16]));
+    file.0[..8].copy_from_slice(&n.to_le_bytes());
+    wrap::context(Purpose::DataKey, &volume, Some(&file), 0).to_vec()
 }
 
 fn one(home: &dyn Home, name: &str) -> (Opened, Secret<32>, Wrapped) {
@@ -174,15 +176,21 @@ fn batches_keep_their_order(home: &dyn Home) {
 
 fn refuses_another_context(home: &dyn Home) {
     let ((provider, key), _, wrapped) = one(home, "context");
-    let (last, first) = (context(1), [b"C", &context(0)[1..]].concat());
+    let (volume, file) = (VolumeId([3; 16]), FileId([0; 16]));
+    let same = wrap::context(Purpose::DataKey, &volume, Some(&file), 0);
+    assert!(provider.unwrap(&key, &same, &wrapped).is_ok());
+    let another = FileId([1; 16]);
     for other in [
-        &last[..],
-        &first,
-        b"",
-        &context(0)[..54],
-        &[&context(0)[..], b"0"].concat(),
+        wrap::context(Purpose::VolumeKey, &volume, Some(&file), 0),
+        wrap::context(Purpose::VolumeSecret, &volume, Some(&file), 0),
+        wrap::context(Purpose::DataKey, &VolumeId([4; 16]), Some(&file), 0),
+        wrap::context(Purpose::DataKey, &volume, Some(&another), 0),
+        wrap::context(Purpose::DataKey, &volume, Some(&file), 1),
     ] {
-        assert_damaged(provider.unwrap(&key, other, &wrapped), "another context");
+        assert_damaged(provider.unwrap(&key, &other, &wrapped), "another context");
+    }
+    for other in [&same[1..], b"\0"] {
+        assert_damaged(provider.unwrap(&key, other, &wrapped), "a shorter context");
     }
 }
 
@@ -368,14 +376,13 @@ fn a_disabled_key_does_nothing(home: &dyn Home) {
         return;
     }
     assert_eq!(provider.describe(&key).unwrap().state, KeyState::Disabled);
-    assert!(matches!(
-        provider.unwrap(&key, &context(0), &wrapped),
-        Err(KeyError::Disabled(_))
-    ));
-    assert!(matches!(
-        provider.wrap(&key, V1, &context(0), &secret),
-        Err(KeyError::Disabled(_))
-    ));
+    let unwrapped = provider.unwrap(&key, &context(0), &wrapped);
+    assert!(
+        matches!(unwrapped, Err(KeyError::Disabled(_))),
+        "{unwrapped:?}"
+    );
+    let again = provider.wrap(&key, V1, &context(0), &secret);
+    assert!(matches!(again, Err(KeyError::Disabled(_))), "{again:?}");
     assert!(home.enable("disabled", &key, true));
     assert_eq!(provider.describe(&key).unwrap().state, KeyState::Enabled);
     assert!(
@@ -486,6 +493,7 @@ fn two_providers_share_a_key(home: &dyn Home) {
             .ct_eq(&secret)
     );
     second.destroy(&key, V1).unwrap();
+    assert_eq!(first.describe(&key).unwrap().versions, [version]);
     assert_not_found(
         first.wrap(&key, V1, &context(0), &secret),
         "what the other destroyed",

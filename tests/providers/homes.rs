@@ -8,7 +8,7 @@ use strongroom::crypto::Secret;
 use strongroom::format::ids::KeyId;
 use strongroom::format::wrap::WrapAlgorithm;
 use strongroom::keys::pkcs11::{KeyUri, Module, Token, TokenKey};
-use strongroom::keys::software::{NewSlot, Place};
+use strongroom::keys::software::{Argon2Cost, NewSlot, Place};
 use strongroom::keys::{KeyError, KeyState, Keystore, SecretBytes, Unlock};
 
 use super::conformance::{Home, Opened};
@@ -24,7 +24,15 @@ impl Software {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::at(&dir.path().join("keystore")).unwrap();
-        let slot = NewSlot::KeyFile(Secret::from_bytes(&mut [7; 32]));
+        let slot = NewSlot {
+            label: "key file".to_owned(),
+            secret: Unlock::KeyFile(Secret::from_bytes(&mut [7; 32])),
+            cost: Argon2Cost {
+                memory_kib: 8,
+                passes: 1,
+                lanes: 1,
+            },
+        };
         let keystore = Arc::new(Keystore::create(&place, vec![slot]).unwrap());
         Self { dir, keystore }
     }
@@ -77,8 +85,6 @@ impl Home for Software {
 /// A token, with a key object for each name.
 pub struct TokenHome<'a> {
     access: &'a Access,
-    judge: Session,
-    _module: cryptoki::context::Pkcs11,
 }
 
 /// Opens the token with this PIN.
@@ -94,12 +100,7 @@ pub fn open_token(access: &Access, pin: &str) -> Result<Arc<Token>, KeyError> {
 
 impl<'a> TokenHome<'a> {
     pub fn new(access: &'a Access) -> Self {
-        let module = access.loaded();
-        Self {
-            access,
-            judge: access.session(&module),
-            _module: module,
-        }
+        Self { access }
     }
 
     fn token(&self) -> Arc<Token> {
@@ -107,13 +108,12 @@ impl<'a> TokenHome<'a> {
     }
 
     /// The objects that keep the key's secret, one for each version.
-    fn secrets(&self, key: &KeyId) -> Vec<ObjectHandle> {
-        let all = self.access.objects(&self.judge);
+    fn secrets(&self, judge: &Session, key: &KeyId) -> Vec<ObjectHandle> {
+        let all = self.access.objects(judge);
         all.into_iter()
             .filter(|object| {
-                let read = self
-                    .judge
-                    .get_attributes(*object, &[AttributeType::Id, AttributeType::Class]);
+                let read =
+                    judge.get_attributes(*object, &[AttributeType::Id, AttributeType::Class]);
                 let read = read.unwrap();
                 let ours = read
                     .iter()
@@ -147,21 +147,23 @@ impl Home for TokenHome<'_> {
     }
 
     fn objects(&self) -> usize {
-        self.access.objects(&self.judge).len()
+        self.access.objects(&self.access.look()).len()
     }
 
     fn enable(&self, _name: &str, key: &KeyId, enabled: bool) -> bool {
+        let judge = self.access.look();
         let change = [Attribute::Encrypt(enabled), Attribute::Decrypt(enabled)];
-        let [object] = self.secrets(key)[..] else {
+        let [object] = self.secrets(&judge, key)[..] else {
             panic!("one version")
         };
-        let changed = self.judge.update_attributes(object, &change);
+        let changed = judge.update_attributes(object, &change);
         println!("{:?} lets a key be disabled: {changed:?}", self.access.kind);
         changed.is_ok()
     }
 
     fn assert_unreadable(&self, name: &str, key: &KeyId) {
-        let objects = self.secrets(key);
+        let judge = self.access.look();
+        let objects = self.secrets(&judge, key);
         assert_eq!(objects.len(), 2, "one for each version");
         let mut found = Vec::new();
         for object in objects {
@@ -169,16 +171,16 @@ impl Home for TokenHome<'_> {
                 WrapAlgorithm::RsaOaepSha256 => AttributeType::PrivateExponent,
                 _ => AttributeType::Value,
             };
-            let info = self.judge.get_attribute_info(object, &[secret]).unwrap();
+            let info = judge.get_attribute_info(object, &[secret]).unwrap();
             assert!(!matches!(info[0], AttributeInfo::Available(_)), "{info:?}");
-            let read = self.judge.get_attributes(object, &[secret]).unwrap();
+            let read = judge.get_attributes(object, &[secret]).unwrap();
             assert!(read.is_empty(), "the token shows the key");
             let wanted = [
                 AttributeType::Sensitive,
                 AttributeType::Extractable,
                 AttributeType::Token,
             ];
-            let shown = self.judge.get_attributes(object, &wanted).unwrap();
+            let shown = judge.get_attributes(object, &wanted).unwrap();
             for is in [
                 Attribute::Sensitive(true),
                 Attribute::Extractable(false),
@@ -187,7 +189,7 @@ impl Home for TokenHome<'_> {
                 assert!(shown.contains(&is), "{shown:?} lacks {is:?}");
             }
             let names = [AttributeType::Id, AttributeType::Label];
-            found.push(self.judge.get_attributes(object, &names).unwrap());
+            found.push(judge.get_attributes(object, &names).unwrap());
         }
         for (version, label) in [(1u32, name.to_owned()), (2, format!("{name}.v2"))] {
             let id = Attribute::Id([&key.0[..], &version.to_be_bytes()].concat());

@@ -59,6 +59,11 @@ impl Access {
         }
     }
 
+    /// A session for one look: it does not outlive a C_Finalize.
+    pub fn look(&self) -> Session {
+        self.session(&self.loaded())
+    }
+
     /// The keys and the data that a session sees (kryoptic has 136 objects more, one for each mechanism).
     pub fn objects(&self, session: &Session) -> Vec<ObjectHandle> {
         let classes = [
