@@ -1,6 +1,7 @@
 //! The encrypted store over a backing directory, without FUSE. May call keys, format, crypto and store.
 
 pub(crate) mod chain;
+pub(crate) mod check;
 mod create;
 pub(crate) mod env;
 pub mod error;
@@ -49,6 +50,7 @@ mod xattr;
 mod tests;
 
 pub use attr::{Attr, SetAttr};
+pub use check::{CheckOptions, CheckProgress, Finding, Part, Report, Severity};
 pub use create::{CreateOptions, create};
 pub use error::{Error, Result};
 pub use facade::Volume;

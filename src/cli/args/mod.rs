@@ -1,11 +1,13 @@
 //! The arguments, as clap reads them. Nothing here holds a secret: only where secrets lie.
 
+mod check;
 mod keystore;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(in crate::cli) use check::CheckArgs;
 pub(in crate::cli) use keystore::{Cost, KeyCommand, KeystoreCommand, NewSlotArgs};
 
 /// The whole command line.
@@ -87,6 +89,8 @@ pub(in crate::cli) enum Command {
         #[arg(value_name = "DIR|MNT")]
         path: PathBuf,
     },
+    /// Verify every header, record, block and name of an unmounted volume; nothing is written
+    Check(CheckArgs),
     /// List a directory of a volume without mounting it
     Ls {
         #[command(flatten)]

@@ -219,7 +219,7 @@ fn choose_area(env: &Env, core: &Core, page: &[u8; PAGE0]) -> Result<(KeyArea, u
 }
 
 /// Unwraps the data key of one area, then checks the commitment and the area's MAC.
-fn open_area(
+pub(super) fn open_area(
     env: &Env,
     core: &Core,
     page: &[u8; PAGE0],

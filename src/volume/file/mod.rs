@@ -3,6 +3,7 @@
 
 mod backing;
 pub(crate) mod body;
+pub(crate) mod examine;
 pub(crate) mod gcm;
 pub(crate) mod header;
 mod names;

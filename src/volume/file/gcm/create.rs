@@ -11,7 +11,7 @@ use crate::format::state::{State, StateFlags};
 use crate::store::File;
 use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
-use crate::volume::file::body::Place;
+use crate::volume::file::body::{Body, Place};
 use crate::volume::file::header::{LoadedHeader, NewHeader};
 
 use super::block::Group;
@@ -189,6 +189,29 @@ impl GcmBody {
         physical_len: u64,
         via: &Place,
     ) -> Result<Self> {
+        let body = Self::load_whatever_length(env, backing, header, physical_len, via)?;
+        let (size, in_doubt) = (body.size(), body.memory().doubt.in_doubt);
+        if !in_doubt && physical_len != layout::gcm_physical_len(size) {
+            tracing::error!(
+                physical_len,
+                size,
+                "a file's length is not that of its size"
+            );
+            return Err(Error::Damaged(format!(
+                "length {physical_len} is not that of size {size}"
+            )));
+        }
+        Ok(body)
+    }
+
+    /// As `load`, whatever the length is: what it lacks reads as damage.
+    pub(crate) fn load_whatever_length(
+        env: &Arc<Env>,
+        backing: Arc<dyn File>,
+        header: LoadedHeader,
+        physical_len: u64,
+        via: &Place,
+    ) -> Result<Self> {
         let LoadedHeader {
             core,
             keys,
@@ -201,17 +224,6 @@ impl GcmBody {
         let state = head.state();
         let in_doubt = env.epochs.in_doubt(state.settled_epoch);
         let lenient = in_doubt && state.flags.unsettled && env.epochs.is_listed(state.epoch);
-        if !in_doubt && physical_len != layout::gcm_physical_len(state.size) {
-            tracing::error!(
-                physical_len,
-                size = state.size,
-                "a file's length is not that of its size"
-            );
-            return Err(Error::Damaged(format!(
-                "length {physical_len} is not that of size {}",
-                state.size
-            )));
-        }
         let sizes = head
             .other()
             .map(|other| (other.size.min(state.size), other.size.max(state.size)));

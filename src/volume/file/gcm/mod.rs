@@ -15,6 +15,7 @@ mod create;
 mod durable;
 mod groups;
 mod in_place;
+mod inspect;
 mod mend;
 mod names;
 mod place;

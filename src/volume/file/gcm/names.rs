@@ -17,14 +17,7 @@ pub(super) fn tag(header_key: &Secret<32>, file: &FileId, place: &Place) -> [u8;
 impl GcmBody {
     /// Whether the file may be reached under this name.
     pub(super) fn name_is_known(&self, place: &Place) -> Result<()> {
-        let tag = self.tag(place);
-        let memory = self.memory();
-        let state = memory.head.state();
-        if !self.env.bind_names
-            || state.flags.unbound
-            || memory.doubt.lenient
-            || state.tags.contains(&tag)
-        {
+        if self.may_have_name(place) {
             return Ok(());
         }
         tracing::error!("a file stands under a name that it is not bound to");

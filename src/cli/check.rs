@@ -1,0 +1,137 @@
+//! `strongroom check`: opens the volume, shows what the check finds. Text or one line of JSON.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use super::args::{CheckArgs, Global};
+use super::exit::{Code, failure};
+use super::{mounts, opening, unlock};
+use crate::volume::{CheckOptions, CheckProgress, InPlace, Report, Severity};
+
+pub(super) fn check(global: &Global, args: &CheckArgs) -> anyhow::Result<Code> {
+    let found = mounts::find(&args.directory)?;
+    if let Some(mounted) = &found.mounted {
+        let at = mounted.mountpoint.display();
+        return Err(failure(
+            Code::InUse,
+            format!("the volume is mounted at {at}: unmount it first"),
+        ));
+    }
+    let options = CheckOptions {
+        metadata_only: args.metadata_only,
+        ..CheckOptions::default()
+    };
+    let volume = opening::open(
+        &found.vault,
+        unlock::open(global)?,
+        &args.trust,
+        true,
+        InPlace::Auto,
+    )?;
+    let bar = Bar::new();
+    let report = volume.check(&options, &mut |progress| bar.show(&progress));
+    bar.bar.finish_and_clear();
+    let closed = volume.close();
+    let report = report?;
+    closed?;
+    if args.output.json {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
+    } else {
+        tell(&report)?;
+    }
+    Ok(if report.is_sound() {
+        Code::Ok
+    } else {
+        Code::Damaged
+    })
+}
+
+fn tell(report: &Report) -> anyhow::Result<()> {
+    let out = &mut std::io::stdout().lock();
+    for finding in &report.findings {
+        let mark = match finding.severity {
+            Severity::Damaged => "damaged",
+            Severity::Left => "left",
+        };
+        writeln!(
+            out,
+            "{mark}: {}: {}: {}",
+            finding.path, finding.part, finding.what
+        )?;
+    }
+    if report.not_listed > 0 {
+        writeln!(out, "... and {} more findings.", report.not_listed)?;
+    }
+    let seconds = report.seconds.max(0.001);
+    writeln!(
+        out,
+        "Checked {} files, {} directories and {} other objects in {:.1} s: {:.0} files/s, {} of {} read ({}/s).",
+        report.files,
+        report.directories,
+        report.others,
+        report.seconds,
+        report.files as f64 / seconds,
+        HumanBytes(report.bytes_read),
+        HumanBytes(report.bytes_stored),
+        HumanBytes((report.bytes_read as f64 / seconds) as u64),
+    )?;
+    if report.metadata_only {
+        writeln!(out, "Headers and records only: no data was read.")?;
+    }
+    if report.in_doubt > 0 {
+        writeln!(
+            out,
+            "{} files were left in doubt by an unclean end; they are mended as they are used, or by check --repair.",
+            report.in_doubt
+        )?;
+    }
+    if report.older_versions > 0 {
+        writeln!(
+            out,
+            "{} headers name an older version of the master key; \"strongroom rotate\" takes the rotation up.",
+            report.older_versions
+        )?;
+    }
+    match report.damaged {
+        0 => writeln!(out, "Nothing is damaged.")?,
+        1 => writeln!(out, "1 object is damaged.")?,
+        count => writeln!(out, "{count} objects are damaged.")?,
+    }
+    Ok(())
+}
+
+/// Only on a terminal.
+struct Bar {
+    bar: ProgressBar,
+    started: Instant,
+}
+
+impl Bar {
+    fn new() -> Self {
+        let started = Instant::now();
+        if !std::io::stderr().is_terminal() {
+            let bar = ProgressBar::hidden();
+            return Self { bar, started };
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar, started }
+    }
+
+    fn show(&self, progress: &CheckProgress) {
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        self.bar.set_message(format!(
+            "{} objects, {} read, {:.0} objects/s, {}/s, {} damaged",
+            progress.objects,
+            HumanBytes(progress.bytes),
+            progress.objects as f64 / seconds,
+            HumanBytes((progress.bytes as f64 / seconds) as u64),
+            progress.damaged
+        ));
+    }
+}
