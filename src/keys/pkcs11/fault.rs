@@ -78,6 +78,11 @@ impl Fault {
         matches!(self, Self::Code(..)) && self.remedy() == Remedy::Reopen
     }
 
+    /// Whether the key's usage may be why.
+    pub fn may_be_disabled(&self) -> bool {
+        matches!(self, Self::Code(code, _) if !is_gone(*code) && !is_damage(*code))
+    }
+
     /// Whether a call refused the parameters of its mechanism.
     pub fn refuses_parameters(&self) -> bool {
         matches!(

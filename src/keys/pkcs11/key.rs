@@ -12,7 +12,7 @@ use crate::crypto::Secret;
 use crate::format::ids::{KeyId, KeyVersion};
 use crate::format::volume_file::{TOKEN_PROVIDER, TokenObject};
 use crate::format::wrap::WrapAlgorithm;
-use crate::keys::{KeyDescription, KeyError, KeyProvider, Wrapped};
+use crate::keys::{KeyDescription, KeyError, KeyProvider, KeyState, Wrapped};
 
 /// Data keys to hold ready: making one waits for the token.
 const READY_AHEAD: usize = 256;
@@ -74,7 +74,7 @@ impl TokenKey {
             let mut wrap = |live: &mut Live| wrapper.wrap(live, version, &context, &theirs);
             worker
                 .call(&mut wrap)
-                .map_err(|fault| named(fault, &wrapper))
+                .map_err(|fault| cause(worker, &wrapper, version, fault))
         })
     }
 
@@ -82,7 +82,7 @@ impl TokenKey {
         let wrapper = Arc::clone(&self.wrapper);
         let (context, wrapped) = (context.to_vec(), wrapped.clone());
         self.token.submit(CALL, move |worker| {
-            unwrap(worker, &wrapper, &context, &wrapped).map_err(|fault| named(fault, &wrapper))
+            unwrap(worker, &wrapper, &context, &wrapped)
         })
     }
 
@@ -94,10 +94,7 @@ impl TokenKey {
         let wrapper = Arc::clone(&self.wrapper);
         self.token
             .submit(limit, move |worker| {
-                let mut call = |live: &mut Live| call(live, &wrapper);
-                worker
-                    .call(&mut call)
-                    .map_err(|fault| named(fault, &wrapper))
+                worker.call(&mut |live| call(live, &wrapper))
             })
             .wait()
     }
@@ -113,8 +110,11 @@ impl KeyProvider for TokenKey {
         let home = Some(self.home());
         self.ask(CALL, move |live, wrapper| {
             live.handles.clear();
-            let versions = live.versions(&wrapper.chain)?;
-            let current = live.current(&wrapper.chain)?;
+            let versions = wrapper.versions(live)?;
+            let current = versions
+                .last()
+                .copied()
+                .ok_or_else(|| wrapper.chain.missing())?;
             Ok(KeyDescription {
                 key: wrapper.chain.key,
                 state: live.state(&wrapper.chain, current)?,
@@ -210,15 +210,22 @@ impl KeyProvider for TokenKey {
 
     fn destroy(&self, key: &KeyId, version: KeyVersion) -> Result<(), KeyError> {
         self.expect(key)?;
-        let destroyed = self.ask(CALL, move |live, wrapper| {
-            if version >= live.current(&wrapper.chain)? {
+        self.wrapper.forget(version);
+        let wrapper = Arc::clone(&self.wrapper);
+        let destroy = move |live: &mut Live| {
+            if version == live.current(&wrapper.chain)? {
                 let text = format!("version {version} is the newest of its key: it stays");
                 return Err(KeyError::InvalidState(text).into());
             }
             live.destroy(&wrapper.chain, version)
-        });
-        self.wrapper.forget(version);
-        destroyed
+        };
+        self.token
+            .submit(MAKING, move |worker| match worker.call(&mut { &destroy }) {
+                // tpm2-pkcs11 takes an object for busy after a decryption that failed, until it is finalised.
+                Err(fault) if fault.is_unsure() => worker.call_recovered(&mut { &destroy }),
+                other => other,
+            })
+            .wait()
     }
 
     fn ready_ahead(&self) -> usize {
@@ -233,11 +240,14 @@ impl KeyProvider for TokenKey {
     }
 }
 
-/// Faults that are about the key and not about its token name the key.
-fn named(fault: Fault, wrapper: &Wrapper) -> Fault {
-    match fault.for_caller("") {
-        KeyError::Disabled(_) => KeyError::Disabled(wrapper.chain.key.to_string()).into(),
-        other => other.into(),
+/// A token refuses a disabled key with codes of its own choice: what the key says of itself decides.
+fn cause(worker: &mut Worker, wrapper: &Wrapper, version: KeyVersion, fault: Fault) -> Fault {
+    if !fault.may_be_disabled() {
+        return fault;
+    }
+    match worker.call(&mut |live| live.state(&wrapper.chain, version)) {
+        Ok(KeyState::Disabled) => KeyError::Disabled(wrapper.chain.key.to_string()).into(),
+        _ => fault,
     }
 }
 
@@ -249,11 +259,14 @@ pub(super) fn unwrap(
     wrapped: &Wrapped,
 ) -> Result<Secret<32>, Fault> {
     let mut open = |live: &mut Live| wrapper.unwrap(live, context, wrapped);
-    let fault = match worker.call(&mut open) {
-        Err(fault) if fault.is_unsure() => fault,
-        other => return other,
-    };
     let version = wrapped.version;
+    let fault = match worker.call(&mut open) {
+        Err(fault) => cause(worker, wrapper, version, fault),
+        opened => return opened,
+    };
+    if !fault.is_unsure() {
+        return Err(fault);
+    }
     match worker.call(&mut |live| round_trip(live, wrapper, version)) {
         Ok(()) => Err(KeyError::InvalidCiphertext.into()),
         // After a logout kryoptic answers everything with CKR_GENERAL_ERROR; finalising helps there.
@@ -267,7 +280,7 @@ pub(super) fn round_trip(
     wrapper: &Wrapper,
     version: KeyVersion,
 ) -> Result<(), Fault> {
-    const CONTEXT: &[u8] = b"strongroom/1/pkcs11 round trip";
+    const CONTEXT: &[u8] = b"strongroom/1/pkcs11 round trip\0";
     let secret = Secret::random();
     let wrapped = wrapper.wrap(live, version, CONTEXT, &secret)?;
     if wrapper.unwrap(live, CONTEXT, &wrapped)?.ct_eq(&secret) {

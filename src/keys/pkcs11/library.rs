@@ -254,12 +254,17 @@ impl Library {
     }
 }
 
-/// SoftHSM2 crashes under concurrent calls (its issue 688).
+/// Libraries that serve one call at a time. SoftHSM2 crashes under concurrent calls (its issue 688); the others answer fewer
+/// of them than one after the other (docs/TOKENS.md), or as many: they wait for nothing but this machine or one chip.
+const ONE_AT_A_TIME: [&str; 4] = ["SoftHSM", "Kryoptic", "Mozilla", "tpm2"];
+
 fn limit_of(functions: &Functions) -> usize {
-    match functions.context().get_library_info() {
-        Ok(info) if info.manufacturer_id().contains("SoftHSM") => 1,
-        _ => 0,
-    }
+    let one_at_a_time = functions.context().get_library_info().is_ok_and(|info| {
+        ONE_AT_A_TIME
+            .iter()
+            .any(|name| info.manufacturer_id().contains(name))
+    });
+    usize::from(one_at_a_time)
 }
 
 impl Logins {

@@ -13,7 +13,7 @@ use super::wraps::Wrapper;
 use super::{Mechanism, Token};
 use crate::crypto::Secret;
 use crate::format::ids::KeyVersion;
-use crate::format::wrap::WrapAlgorithm;
+use crate::format::wrap::{CONTEXT_LEN, WrapAlgorithm};
 use crate::keys::{KeyError, Wrapped};
 
 impl TokenKey {
@@ -178,7 +178,11 @@ fn first_that_works(
 /// Wraps twice, unwraps, and sees another context and altered bytes refused; then unwraps again, so that a token that failed
 /// meanwhile is not taken for one that refused.
 fn trial(worker: &mut Worker, wrapper: &Wrapper) -> Result<(), Fault> {
-    let (context, other) = ([1u8; 55], [2u8; 55]);
+    // As long as those of volumes, and ending in 0 as they do: a TPM takes no other label.
+    let (mut context, mut other) = ([1u8; CONTEXT_LEN], [2u8; CONTEXT_LEN]);
+    for text in [&mut context, &mut other] {
+        text.iter_mut().rev().take(1).for_each(|last| *last = 0);
+    }
     let secret = Secret::random();
     let version = worker.call(&mut |live| live.current(&wrapper.chain))?;
     let mut wrap = |live: &mut Live| wrapper.wrap(live, version, &context, &secret);

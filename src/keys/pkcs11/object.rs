@@ -86,6 +86,11 @@ impl Chain {
         vec![Attribute::Class(class), Attribute::Token(true), name]
     }
 
+    /// That no version of it is there.
+    pub fn missing(&self) -> Fault {
+        Fault::Missing(format!("`{}` ({})", self.object, self.key))
+    }
+
     fn what(&self, version: KeyVersion) -> String {
         format!("`{}` version {version} ({})", self.object, self.key)
     }
@@ -182,7 +187,31 @@ impl Live {
         Ok(found.map(|key| chain(key, false)))
     }
 
-    /// Every version that is there, ascending.
+    /// Which of these versions are there; `None` where a look at all objects is needed to tell.
+    pub fn versions_among(
+        &self,
+        chain: &Chain,
+        known: &[KeyVersion],
+    ) -> Result<Option<Vec<KeyVersion>>, Fault> {
+        let Some(KeyVersion(newest)) = known.last() else {
+            return Ok(None);
+        };
+        // What another host made since then.
+        for later in [newest + 1, newest + 2] {
+            if self.find_one(chain, KeyVersion(later))?.is_some() {
+                return Ok(None);
+            }
+        }
+        let mut there = Vec::new();
+        for version in known {
+            if self.find_one(chain, *version)?.is_some() {
+                there.push(*version);
+            }
+        }
+        Ok((!there.is_empty()).then_some(there))
+    }
+
+    /// Every version that is there, ascending. Reads an attribute of every key on the token.
     pub fn versions(&self, chain: &Chain) -> Result<Vec<KeyVersion>, Fault> {
         let mut versions = Vec::new();
         if chain.taken && self.find_one(chain, KeyVersion(1))?.is_some() {
@@ -202,9 +231,7 @@ impl Live {
 
     /// The newest version.
     pub fn current(&self, chain: &Chain) -> Result<KeyVersion, Fault> {
-        self.versions(chain)?
-            .pop()
-            .ok_or_else(|| Fault::Missing(format!("`{}` ({})", chain.object, chain.key)))
+        self.versions(chain)?.pop().ok_or_else(|| chain.missing())
     }
 
     /// The object that unwraps what this version wrapped.

@@ -20,8 +20,8 @@ use cryptoki_sys::{
     CK_BYTE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_MECHANISM_TYPE,
     CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_SESSION_HANDLE, CK_TOKEN_INFO,
     CK_ULONG, CKF_LOGIN_REQUIRED, CKF_PROTECTED_AUTHENTICATION_PATH, CKF_TOKEN_INITIALIZED,
-    CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_AES_CBC, CKM_AES_GCM, CKM_RSA_PKCS_OAEP, CKM_SHA_1,
-    CKM_SHA256, CKU_USER, CKZ_DATA_SPECIFIED,
+    CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_AES_CBC,
+    CKM_AES_GCM, CKM_RSA_PKCS_OAEP, CKM_SHA_1, CKM_SHA256, CKU_USER, CKZ_DATA_SPECIFIED,
 };
 
 use super::fault::Fault;
@@ -53,6 +53,8 @@ pub(super) struct TokenInfo {
     pub login_required: bool,
     /// The PIN is entered at the reader.
     pub own_pin_pad: bool,
+    /// One more wrong PIN locks the user out, or one did.
+    pub last_try: bool,
 }
 
 /// A mechanism with its parameters.
@@ -156,6 +158,7 @@ impl Functions {
             initialised: flag(CKF_TOKEN_INITIALIZED),
             login_required: flag(CKF_LOGIN_REQUIRED),
             own_pin_pad: flag(CKF_PROTECTED_AUTHENTICATION_PATH),
+            last_try: flag(CKF_USER_PIN_FINAL_TRY) || flag(CKF_USER_PIN_LOCKED),
         })
     }
 

@@ -301,6 +301,12 @@ impl Shared {
         let tried = pin.unwrap_or_default();
         let mut logins = self.library.logins();
         logins.may_try(&token, name, tried)?;
+        if info.last_try && pin.is_some() {
+            let text = format!(
+                "one more wrong PIN locks the token `{name}`, or one did: log in once with the token's own tool"
+            );
+            return Err(KeyError::AccessDenied(text).into());
+        }
         let result = live.functions.login(&live.session, pin);
         match result {
             Ok(()) | Err(Fault::Code(RvError::UserAlreadyLoggedIn, _)) => {

@@ -41,6 +41,8 @@ pub(super) struct Wrapper {
     own_vectors: AtomicBool,
     public: Mutex<BTreeMap<KeyVersion, Arc<PublicKey>>>,
     macs: Mutex<BTreeMap<KeyVersion, Arc<Secret<32>>>>,
+    /// Versions seen at the last look at all objects: which of them are there is asked for each time.
+    seen: Mutex<Vec<KeyVersion>>,
 }
 
 impl Wrapper {
@@ -51,7 +53,26 @@ impl Wrapper {
             own_vectors: AtomicBool::new(false),
             public: Mutex::default(),
             macs: Mutex::default(),
+            seen: Mutex::default(),
         }
+    }
+
+    /// Every version that is there, ascending, as the token has them now.
+    pub fn versions(&self, live: &Live) -> Result<Vec<KeyVersion>, Fault> {
+        let seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(versions) = live.versions_among(&self.chain, &seen)? {
+            return Ok(versions);
+        }
+        let versions = live.versions(&self.chain)?;
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&versions);
+        Ok(versions)
     }
 
     /// Wraps under this version.
@@ -331,6 +352,11 @@ fn wrap_oaep(
 ) -> Result<Vec<u8>, KeyError> {
     let mut rng = getrandom::SysRng;
     let wrapped = match algorithm {
+        // A TPM opens no other label, and would tell when it is too late. The version at the end of a context gives the 0.
+        WrapAlgorithm::RsaOaepSha256 if context.last() != Some(&0) => {
+            let text = "a context that is to be an OAEP label must end in a zero byte";
+            return Err(KeyError::InvalidState(text.into()));
+        }
         WrapAlgorithm::RsaOaepSha256 => {
             EncryptingKey::<Sha256>::new_with_label(public.clone(), context.to_vec())
                 .encrypt_with_rng(&mut rng, secret.expose())
