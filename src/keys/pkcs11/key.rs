@@ -220,7 +220,7 @@ impl KeyProvider for TokenKey {
             live.destroy(&wrapper.chain, version)
         };
         self.token
-            .submit(MAKING, move |worker| match worker.call(&mut { &destroy }) {
+            .submit(CALL, move |worker| match worker.call(&mut { &destroy }) {
                 // tpm2-pkcs11 takes an object for busy after a decryption that failed, until it is finalised.
                 Err(fault) if fault.is_unsure() => worker.call_recovered(&mut { &destroy }),
                 other => other,

@@ -41,6 +41,8 @@ struct State {
     generation: u64,
     inside: usize,
     alone: bool,
+    /// Recoveries that wait to be alone; who comes lets them go first.
+    recovering: usize,
     /// Calls at a time; 0: any number.
     limit: usize,
     users: usize,
@@ -137,7 +139,11 @@ impl Library {
         let mut state = self.state();
         loop {
             let full = state.limit > 0 && state.inside >= state.limit;
-            if state.alone || full || (!state.initialised && state.inside > 0) {
+            if state.alone
+                || state.recovering > 0
+                || full
+                || (!state.initialised && state.inside > 0)
+            {
                 state = self
                     .changed
                     .wait(state)
@@ -183,26 +189,26 @@ impl Library {
     /// Where calls stay in the library, or where it does not initialise.
     pub fn recover(&self, seen: u64) -> Result<(), Fault> {
         let functions = self.functions()?;
-        let until = Instant::now() + PATIENCE;
         let mut state = self.state();
-        while state.generation == seen && (state.alone || state.inside > 0) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Fault::Library(
-                    "another call does not return from the library".into(),
-                ));
-            }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+        state.recovering += 1;
+        let busy =
+            |state: &mut State| state.generation == seen && (state.alone || state.inside > 0);
+        let (mut state, waited) = self
+            .changed
+            .wait_timeout_while(state, PATIENCE, busy)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.recovering -= 1;
+        let ours = state.generation == seen && !waited.timed_out();
+        state.alone |= ours;
+        drop(state);
+        self.changed.notify_all();
+        if waited.timed_out() {
+            let text = "another call does not return from the library";
+            return Err(Fault::Library(text.into()));
         }
-        if state.generation != seen {
+        if !ours {
             return Ok(());
         }
-        state.alone = true;
-        drop(state);
         // What it answers changes nothing: initialising tells whether it worked.
         let _ = functions.context().clone().finalize();
         self.initialise(&functions)
@@ -213,6 +219,11 @@ impl Library {
         let result = match functions.initialize() {
             // Something else in this process uses the library, and shares its sessions and logins with us.
             Err(Fault::Code(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+            Err(Fault::Code(RvError::ArgumentsBad, _)) if self.module.init.is_none() => {
+                let text =
+                    "the module wants a text when it is initialised (NSS: configDir='sql:DIR')";
+                Err(KeyError::InvalidState(text.into()).into())
+            }
             other => other,
         };
         let limit = result.as_ref().map_or(0, |()| limit_of(functions));

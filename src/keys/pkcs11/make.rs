@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::fault::Fault;
 use super::key::{TokenKey, round_trip, unwrap};
 use super::object::{Chain, Kind, check_label};
-use super::pool::MAKING;
+use super::pool::{CALL, MAKING};
 use super::token::{Live, Worker};
 use super::wraps::Wrapper;
 use super::{Mechanism, Token};
@@ -31,8 +31,10 @@ impl TokenKey {
             None => vec![Kind::Aes, Kind::Rsa],
         };
         let name = object.to_owned();
+        // Only trying mechanisms takes long.
+        let limit = if algorithm.is_some() { CALL } else { MAKING };
         let wrapper = token
-            .submit(MAKING, move |worker| {
+            .submit(limit, move |worker| {
                 let chain = worker.call(&mut |live| {
                     find_first(live, &name, &kinds)?
                         .ok_or_else(|| Fault::Missing(format!("`{name}`")))

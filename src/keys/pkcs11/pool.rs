@@ -1,8 +1,10 @@
 //! The threads that call a token: each has one session, a call waits for one of them, and nobody waits for ever.
 //!
-//! Invariant: a call that its caller gave up is not begun; one that hangs takes its thread with it and nothing else.
+//! Invariant: a call that nobody waits for any more is not begun, and keeps nothing; one that hangs takes its thread with it
+//! and nothing else.
 
 use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +18,8 @@ pub(super) const MAKING: Duration = Duration::from_secs(120);
 /// How long the end waits for threads to close their sessions.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-type Job<W> = Box<dyn FnOnce(&mut W) + Send>;
+/// Tells whether the worker is still good.
+type Job<W> = Box<dyn FnOnce(&mut W) -> bool + Send>;
 
 /// A queue, and up to `size` threads that serve it; a thread is started when a call finds none idle.
 pub(super) struct Pool<W> {
@@ -31,21 +34,24 @@ struct Shared<W> {
 }
 
 struct Queue<W> {
-    jobs: VecDeque<Job<W>>,
+    jobs: VecDeque<(u64, Job<W>)>,
+    next: u64,
     closed: bool,
     threads: usize,
     idle: usize,
-    /// Calls that ended, to tell a long queue from one that stands still.
-    ended: u64,
+    /// When a call was last begun or ended: tells a long queue from one that stands still.
+    moved: Instant,
     /// Calls under way that may take longer than others.
     slow: usize,
 }
 
-/// A call that was handed in.
+/// A call that was handed in. Dropped, it is not begun any more.
 pub(super) struct Pending<W, T> {
     ticket: Arc<Ticket<T>>,
     shared: Arc<Shared<W>>,
+    number: u64,
     limit: Duration,
+    since: Instant,
     what: String,
 }
 
@@ -65,10 +71,11 @@ impl<W: Send + 'static> Pool<W> {
     pub fn new(size: usize, make_worker: impl Fn() -> W + Send + Sync + 'static) -> Self {
         let queue = Queue {
             jobs: VecDeque::new(),
+            next: 0,
             closed: false,
             threads: 0,
             idle: 0,
-            ended: 0,
+            moved: Instant::now(),
             slow: 0,
         };
         let shared = Shared {
@@ -100,27 +107,33 @@ impl<W: Send + 'static> Pool<W> {
         });
         let theirs = Arc::clone(&ticket);
         let shared = Arc::clone(&self.shared);
-        let slow = usize::from(limit > CALL);
         let job: Job<W> = Box::new(move |worker| {
-            if theirs.begin() {
-                shared.queue().slow += slow;
-                theirs.end(call(worker));
-                shared.queue().slow -= slow;
+            if !theirs.begin() {
+                return true;
             }
+            let _moving = Moving::begin(&shared, limit > CALL);
+            let result = panic::catch_unwind(AssertUnwindSafe(|| call(worker)));
+            let good = result.is_ok();
+            let panicked = || KeyError::Unavailable("a call to a token panicked".into());
+            theirs.end(result.unwrap_or_else(|_| Err(panicked())));
+            good
         });
         let mut queue = self.shared.queue();
-        queue.jobs.push_back(job);
+        let number = queue.next;
+        queue.next += 1;
+        queue.jobs.push_back((number, job));
         if queue.idle < queue.jobs.len() && queue.threads < self.size {
             self.start_thread(&mut queue);
         }
         drop(queue);
         self.shared.changed.notify_one();
-        let what = what.to_owned();
         Pending {
             ticket,
             shared: Arc::clone(&self.shared),
+            number,
             limit,
-            what,
+            since: Instant::now(),
+            what: what.to_owned(),
         }
     }
 
@@ -136,12 +149,14 @@ impl<W: Send + 'static> Pool<W> {
     }
 }
 
-impl<W> Drop for Pool<W> {
+impl<W> Pool<W> {
     /// Lets the threads end, and waits a little for them to close their sessions.
-    fn drop(&mut self) {
+    pub fn close(&self) {
         let until = Instant::now() + FAREWELL;
         let mut queue = self.shared.queue();
-        queue.closed = true;
+        if std::mem::replace(&mut queue.closed, true) {
+            return;
+        }
         queue.jobs.clear();
         self.shared.changed.notify_all();
         while queue.threads > 0 {
@@ -159,6 +174,12 @@ impl<W> Drop for Pool<W> {
     }
 }
 
+impl<W> Drop for Pool<W> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl<W> Shared<W> {
     fn queue(&self) -> MutexGuard<'_, Queue<W>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -170,7 +191,7 @@ impl<W> Shared<W> {
             if queue.closed {
                 return None;
             }
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some((_, job)) = queue.jobs.pop_front() {
                 return Some(job);
             }
             queue.idle += 1;
@@ -183,8 +204,32 @@ impl<W> Shared<W> {
     }
 }
 
+/// A call under way.
+struct Moving<'a, W> {
+    shared: &'a Shared<W>,
+    slow: bool,
+}
+
+impl<'a, W> Moving<'a, W> {
+    fn begin(shared: &'a Shared<W>, slow: bool) -> Self {
+        let mut queue = shared.queue();
+        queue.moved = Instant::now();
+        queue.slow += usize::from(slow);
+        drop(queue);
+        Self { shared, slow }
+    }
+}
+
+impl<W> Drop for Moving<'_, W> {
+    fn drop(&mut self) {
+        let mut queue = self.shared.queue();
+        queue.moved = Instant::now();
+        queue.slow -= usize::from(self.slow);
+    }
+}
+
 fn serve<W>(shared: &Shared<W>) {
-    /// Counts the thread out, also where a call panicked.
+    /// Counts the thread out, whatever ends it.
     struct Leaving<'a, W>(&'a Shared<W>);
     impl<W> Drop for Leaving<'_, W> {
         fn drop(&mut self) {
@@ -195,8 +240,9 @@ fn serve<W>(shared: &Shared<W>) {
     let _leaving = Leaving(shared);
     let mut worker = (shared.make_worker)();
     while let Some(job) = shared.next() {
-        job(&mut worker);
-        shared.queue().ended += 1;
+        if !job(&mut worker) {
+            worker = (shared.make_worker)();
+        }
     }
 }
 
@@ -228,39 +274,41 @@ impl<W, T> Pending<W, T> {
     /// Waits for the result.
     ///
     /// # Errors
-    /// What the call answered; Unavailable where it runs for longer than its limit, or where no call has ended for that long
-    /// and it was not begun.
+    /// What the call answered; Unavailable where it runs for longer than its limit, or where it waits and no call has begun
+    /// or ended for that long.
     pub fn wait(self) -> Result<T, KeyError> {
-        let mut progress = self.progress();
-        let mut since = Instant::now();
         let mut stage = self.ticket.stage();
         loop {
-            let spent = match &*stage {
+            let begun = match &*stage {
                 Stage::Ended(_) | Stage::GivenUp => break,
-                Stage::Running(begun) => (begun.elapsed(), self.limit),
-                Stage::Waiting => {
-                    // The ticket's lock is let go of for the queue's: a thread may hold that one and want this.
+                Stage::Running(begun) => Some(*begun),
+                Stage::Waiting => None,
+            };
+            let left = match begun {
+                Some(begun) => self.limit.saturating_sub(begun.elapsed()),
+                None => {
+                    // One lock at a time: of the ticket, or of the queue.
                     drop(stage);
-                    let now = self.progress();
-                    if now.0 != progress.0 {
-                        since = Instant::now();
-                    }
-                    progress = now;
+                    let left = self.left_in_queue();
                     stage = self.ticket.stage();
-                    (since.elapsed(), progress.1.max(self.limit))
+                    left
                 }
             };
-            let left = spent.1.saturating_sub(spent.0);
-            if left.is_zero() && !matches!(*stage, Stage::Ended(_)) {
-                *stage = Stage::GivenUp;
+            let same = matches!(
+                (&*stage, begun),
+                (Stage::Waiting, None) | (Stage::Running(_), Some(_))
+            );
+            if left.is_zero() && same {
                 break;
             }
-            stage = self
-                .ticket
-                .changed
-                .wait_timeout(stage, left.min(Duration::from_secs(1)))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            if same {
+                stage = self
+                    .ticket
+                    .changed
+                    .wait_timeout(stage, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
         }
         match std::mem::replace(&mut *stage, Stage::GivenUp) {
             Stage::Ended(result) => result,
@@ -272,10 +320,27 @@ impl<W, T> Pending<W, T> {
         }
     }
 
-    /// How many calls have ended, and how long those under way may take.
-    fn progress(&self) -> (u64, Duration) {
+    /// How much longer a call that was not begun may wait while nothing moves.
+    fn left_in_queue(&self) -> Duration {
         let queue = self.shared.queue();
-        (queue.ended, if queue.slow > 0 { MAKING } else { CALL })
+        let limit = if queue.slow > 0 { MAKING } else { self.limit };
+        limit.saturating_sub(queue.moved.max(self.since).elapsed())
+    }
+}
+
+impl<W, T> Drop for Pending<W, T> {
+    /// Takes a call that was not begun out of the queue, with the secrets in it.
+    fn drop(&mut self) {
+        *self.ticket.stage() = Stage::GivenUp;
+        let mut queue = self.shared.queue();
+        if let Ok(at) = queue
+            .jobs
+            .binary_search_by_key(&self.number, |(number, _)| *number)
+        {
+            let job = queue.jobs.remove(at);
+            drop(queue);
+            drop(job);
+        }
     }
 }
 
@@ -305,19 +370,43 @@ mod tests {
         let pool: Pool<()> = Pool::new(1, || ());
         let (let_go, held) = mpsc::channel::<()>();
         let (began, begun) = mpsc::channel::<()>();
+        let (running, runs) = mpsc::channel::<()>();
         let hanging = pool.submit("t", CALL, move |()| {
+            running.send(()).unwrap();
             let _ = held.recv();
             Ok(())
         });
+        runs.recv().unwrap();
         let behind = pool.submit("t", CALL, move |()| {
             began.send(()).unwrap();
             Ok(())
         });
-        *behind.ticket.stage() = Stage::GivenUp;
+        drop(behind);
+        assert!(pool.shared.queue().jobs.is_empty(), "it keeps nothing");
         let_go.send(()).unwrap();
         assert!(hanging.wait().is_ok());
         assert!(pool.submit("t", CALL, |()| Ok(())).wait().is_ok());
         assert!(begun.try_recv().is_err(), "its caller had gone");
+    }
+
+    #[test]
+    fn all_calls_of_a_batch_are_given_up_at_once() {
+        let pool: Pool<()> = Pool::new(1, || ());
+        let (let_go, held) = mpsc::channel::<()>();
+        let limit = Duration::from_millis(100);
+        let hanging = pool.submit("t", limit, move |()| {
+            let _ = held.recv();
+            Ok(())
+        });
+        let behind: Vec<_> = (0..1000)
+            .map(|_| pool.submit("t", limit, |()| Ok(())))
+            .collect();
+        let begun = Instant::now();
+        assert!(hanging.wait().is_err());
+        assert!(behind.into_iter().all(|one| one.wait().is_err()));
+        // One after the other they would take 100 s.
+        assert!(begun.elapsed() < Duration::from_secs(50));
+        let_go.send(()).unwrap();
     }
 
     #[test]
@@ -332,13 +421,11 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_call_costs_one_thread_only() {
+    fn a_panic_in_a_call_ends_that_call_only() {
         let pool: Pool<()> = Pool::new(1, || ());
-        let bad = pool.submit(
-            "t",
-            Duration::from_millis(50),
-            |()| -> Result<(), KeyError> { panic!("a call that panics, as this test wants it") },
-        );
+        let bad = pool.submit("t", CALL, |()| -> Result<(), KeyError> {
+            panic!("a call that panics, as this test wants it")
+        });
         assert!(bad.wait().is_err());
         assert!(pool.submit("t", CALL, |()| Ok(())).wait().is_ok());
     }

@@ -329,10 +329,11 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
-    /// Finalises the library where this was its last token, without waiting for ever.
+impl Drop for Token {
+    /// Closes the sessions, and finalises the library where this was its last token; neither is waited for for ever.
     fn drop(&mut self) {
-        let library = Arc::clone(&self.library);
+        self.pool.close();
+        let library = Arc::clone(&self.shared.library);
         let (ended, wait) = mpsc::channel::<()>();
         let leaving = thread::Builder::new().name("token".into()).spawn(move || {
             library.leave();
