@@ -52,6 +52,17 @@ pub const KINDS: [Kind; 5] = [
     Kind::OpenCryptoki,
 ];
 
+/// The label of a fresh token of this kind.
+fn label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::SoftHsm => "strong-hsm",
+        Kind::Kryoptic => "strong-kryoptic",
+        Kind::Nss => "strong-nss",
+        Kind::Tpm => "strong-tpm",
+        Kind::OpenCryptoki => "strong-ock",
+    }
+}
+
 /// What a program needs to know to use a token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Access {
@@ -88,7 +99,7 @@ impl std::ops::Deref for TestToken {
 }
 
 impl TestToken {
-    /// A fresh token of this kind, labelled "strong", without a key.
+    /// A fresh token of this kind, without a key.
     pub fn start(kind: Kind) -> Self {
         match kind {
             Kind::SoftHsm => Self::soft_hsm(),
@@ -110,7 +121,7 @@ impl TestToken {
         );
         std::fs::write(&conf, text).expect("softhsm2.conf");
         token.access.env = vec![("SOFTHSM2_CONF".to_owned(), conf.into())];
-        token.add_soft_hsm("strong");
+        token.add_soft_hsm(&token.label);
         token
     }
 
@@ -150,8 +161,9 @@ impl TestToken {
         create.arg("-f").arg(token.pin_file());
         tool(&mut create, "libnss3-tools");
         token.access.init = Some(format!(
-            "configDir='sql:{}' dbTokenDescription='strong'",
-            db.display()
+            "configDir='sql:{}' dbTokenDescription='{}'",
+            db.display(),
+            token.label
         ));
         token
     }
@@ -167,7 +179,7 @@ impl TestToken {
             "--pid",
             "1",
             "--label",
-            "strong",
+            &token.label,
             "--sopin",
             SO_PIN,
             "--userpin",
@@ -181,7 +193,7 @@ impl TestToken {
         self.tpm_tool(&[
             "addkey",
             "--label",
-            "strong",
+            &self.label,
             "--userpin",
             &self.pin,
             "--algorithm",
@@ -224,7 +236,7 @@ impl TestToken {
             dir: dir.path().to_owned(),
             module: module.into(),
             init: None,
-            label: "strong".to_owned(),
+            label: label(kind).to_owned(),
             pin: "12345678".to_owned(),
             env: Vec::new(),
         };
