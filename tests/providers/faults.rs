@@ -9,7 +9,7 @@ use strongroom::keys::{KeyError, KeyProvider, KeyState};
 use super::homes::open_token;
 use super::support::tokens::{Access, Shim, behind_shim};
 
-const CONTEXT: &[u8] = b"a context of the volume's kind";
+const CONTEXT: &[u8] = b"a context of the volume's kind\0";
 const V1: KeyVersion = KeyVersion(1);
 const CKR_OK: u64 = 0;
 const CKR_PIN_INCORRECT: u64 = 0xa0;

@@ -151,14 +151,17 @@ impl Home for TokenHome<'_> {
     }
 
     fn enable(&self, _name: &str, key: &KeyId, enabled: bool) -> bool {
+        if self.access.kind == Kind::Tpm {
+            return false; // tpm2-pkcs11 takes the change and decrypts as before
+        }
         let judge = self.access.look();
         let change = [Attribute::Encrypt(enabled), Attribute::Decrypt(enabled)];
         let [object] = self.secrets(&judge, key)[..] else {
             panic!("one version")
         };
         let changed = judge.update_attributes(object, &change);
-        println!("{:?} lets a key be disabled: {changed:?}", self.access.kind);
-        changed.is_ok()
+        changed.unwrap();
+        true
     }
 
     fn assert_unreadable(&self, name: &str, key: &KeyId) {
@@ -203,7 +206,7 @@ impl Home for TokenHome<'_> {
 
     fn calls(&self) -> usize {
         match self.access.kind {
-            Kind::Tpm => 100,
+            Kind::Tpm => 40,
             Kind::Nss => 1_500,
             _ => 3_000,
         }

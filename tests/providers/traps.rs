@@ -14,7 +14,7 @@ use strongroom::keys::{KeyError, KeyProvider};
 use super::homes::open_token;
 use super::support::tokens::{Access, Kind, on_token};
 
-const CONTEXT: &[u8] = b"a context of the volume's kind";
+const CONTEXT: &[u8] = b"a context of the volume's kind\0";
 const V1: KeyVersion = KeyVersion(1);
 
 fn key_on(access: &Access) -> TokenKey {
