@@ -7,8 +7,8 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::args::{CheckArgs, Global};
 use super::exit::{Code, failure};
-use super::{mounts, opening, unlock};
-use crate::volume::{CheckOptions, CheckProgress, InPlace, Report, Severity};
+use super::{mounts, opening};
+use crate::volume::{CheckOptions, CheckProgress, Report, Severity};
 
 pub(super) fn check(global: &Global, args: &CheckArgs) -> anyhow::Result<Code> {
     let found = mounts::find(&args.directory)?;
@@ -23,13 +23,7 @@ pub(super) fn check(global: &Global, args: &CheckArgs) -> anyhow::Result<Code> {
         metadata_only: args.metadata_only,
         ..CheckOptions::default()
     };
-    let volume = opening::open(
-        &found.vault,
-        unlock::open(global)?,
-        &args.trust,
-        true,
-        InPlace::Auto,
-    )?;
+    let volume = opening::open(global, &found.vault, &args.trust, true)?.volume;
     let bar = Bar::new();
     let report = volume.check(&options, &mut |progress| bar.show(&progress));
     bar.bar.finish_and_clear();

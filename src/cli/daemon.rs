@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::io::FdFlags;
-use zeroize::Zeroizing;
 
 use super::args::{Global, MountArgs};
 use super::exit::{self, Code, failure};
 use super::places;
+use super::secrets::{Secrets, pipe_with};
 use crate::keys::Unlock;
 use crate::keys::source::claim_descriptor;
 
@@ -21,18 +21,20 @@ use crate::keys::source::claim_descriptor;
 const LOG_LIMIT: u64 = 10 << 20;
 
 /// Starts the daemon of a mount; returns when the mount answers, or with the daemon's own code and sentence.
-pub(super) fn start(
-    global: &Global,
-    args: &MountArgs,
-    secrets: Vec<Unlock>,
-) -> anyhow::Result<Code> {
+pub(super) fn start(global: &Global, args: &MountArgs, secrets: Secrets) -> anyhow::Result<Code> {
     let (ready, ready_there) = pipe()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("strongroom");
-    command
-        .arg("--keystore")
-        .arg(absolute(&places::keystore(global)?)?);
+    if let Ok(keystore) = places::keystore(global) {
+        command.arg("--keystore").arg(absolute(&keystore)?);
+    }
     let pipes = hand_over(secrets, &mut command)?;
+    for module in &global.token.module {
+        command.arg("--module").arg(module);
+    }
+    for init in &global.token.module_init {
+        command.arg("--module-init").arg(init);
+    }
     command
         .args(["mount", "--foreground", "--ready-fd"])
         .arg(ready_there.as_raw_fd().to_string());
@@ -96,27 +98,28 @@ pub(super) fn report(
 }
 
 /// Puts each secret into a pipe whose reading end the daemon inherits.
-fn hand_over(secrets: Vec<Unlock>, command: &mut Command) -> anyhow::Result<Vec<OwnedFd>> {
+fn hand_over(secrets: Secrets, command: &mut Command) -> anyhow::Result<Vec<OwnedFd>> {
     let mut pipes = Vec::new();
     let mut passphrase = false;
-    for secret in secrets {
-        let (flag, bytes): (_, &[u8]) = match &secret {
+    for secret in &secrets.unlocks {
+        let (flag, bytes): (_, &[u8]) = match secret {
             // One passphrase can be told; a credential may have offered the same bytes as a key file before.
             Unlock::Passphrase(_) if passphrase => continue,
             Unlock::Passphrase(text) => ("--passphrase-fd", text.expose()),
             Unlock::KeyFile(key) => ("--key-fd", key.expose()),
             Unlock::RecoveryKey(key) => ("--recovery-key-fd", key.expose()),
         };
-        passphrase |= matches!(secret, Unlock::Passphrase(_));
-        let (reader, writer) = rustix::pipe::pipe()?;
-        // A newline at the end is cut by the reader, so a passphrase that ends in one keeps it.
-        let mut text = Zeroizing::new(Vec::with_capacity(bytes.len() + 1));
-        text.extend_from_slice(bytes);
-        if flag == "--passphrase-fd" {
-            text.push(b'\n');
-        }
-        File::from(writer).write_all(&text)?;
+        let is_text = matches!(secret, Unlock::Passphrase(_));
+        passphrase |= is_text;
+        let reader = pipe_with(bytes, is_text)?;
         command.arg(flag).arg(reader.as_raw_fd().to_string());
+        pipes.push(reader);
+    }
+    for (token, pin) in secrets.pins.each() {
+        let reader = pipe_with(pin.expose(), true)?;
+        command
+            .arg("--pin-fd")
+            .arg(format!("{token}={}", reader.as_raw_fd()));
         pipes.push(reader);
     }
     Ok(pipes)

@@ -50,6 +50,32 @@ impl Code {
         Self::Busy,
     ];
 
+    /// Its name, as daemons say it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failure => "failure",
+            Self::Usage => "usage",
+            Self::Secret => "secret",
+            Self::KeystoreDamaged => "keystore-damaged",
+            Self::NoSuchKey => "no-such-key",
+            Self::KeyDisabled => "key-disabled",
+            Self::InUse => "in-use",
+            Self::NotAVolume => "not-a-volume",
+            Self::Damaged => "damaged",
+            Self::Pinned => "pinned",
+            Self::Mount => "mount",
+            Self::NoKeystore => "no-keystore",
+            Self::RotationIncomplete => "rotation-incomplete",
+            Self::Busy => "busy",
+        }
+    }
+
+    /// The code with this name.
+    fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.word() == word)
+    }
+
     /// The code with this number.
     pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|code| *code as u8 == number)
@@ -180,21 +206,27 @@ fn keystore(error: &KeystoreError) -> (Code, Option<&'static str>) {
 }
 
 fn key(error: &KeyError) -> (Code, Option<&'static str>) {
-    match error {
-        KeyError::NotFound(_) => (
+    by_cause(error.cause()).unwrap_or((Code::Failure, None))
+}
+
+/// The same where a daemon met the error, and told its cause.
+fn by_cause(cause: &str) -> Option<(Code, Option<&'static str>)> {
+    Some(match cause {
+        "not-found" => (
             Code::NoSuchKey,
-            Some("name the keystore that holds it with --keystore, or put back its backup"),
+            Some("plug in the token that has it, or name the keystore that has it with --keystore"),
         ),
-        KeyError::Disabled(_) => (
+        "disabled" => (
             Code::KeyDisabled,
-            Some("allow it again with \"strongroom key enable\""),
+            Some("allow it again with \"strongroom key enable\", or with the token's own tools"),
         ),
-        KeyError::AccessDenied(_) => (Code::Secret, None),
-        KeyError::InvalidCiphertext => (Code::Damaged, None),
-        KeyError::IncorrectKey => (Code::NoSuchKey, None),
-        KeyError::Unavailable(_) => (Code::Busy, Some("try again")),
-        _ => (Code::Failure, None),
-    }
+        "access-denied" => (Code::Secret, None),
+        "invalid-ciphertext" => (Code::Damaged, None),
+        "incorrect-key" => (Code::NoSuchKey, None),
+        "unavailable" => (Code::Busy, Some("try again")),
+        "invalid-state" => (Code::Failure, None),
+        _ => return None,
+    })
 }
 
 fn control(error: &ControlError) -> (Code, Option<&'static str>) {
@@ -203,10 +235,11 @@ fn control(error: &ControlError) -> (Code, Option<&'static str>) {
             Code::InUse,
             Some("ask as the user who mounted it, on the same host, or unmount it first"),
         ),
-        ControlError::Refused { kind, .. } if kind == "damaged" => (Code::Damaged, None),
-        ControlError::Refused { kind, .. } if kind == "in-use" || kind == "unmounting" => {
-            (Code::InUse, None)
-        }
+        ControlError::Refused { kind, .. } if kind == "unmounting" => (Code::InUse, None),
+        ControlError::Refused { kind, .. } => by_cause(kind).unwrap_or_else(|| {
+            let code = Code::from_word(kind).unwrap_or(Code::Failure);
+            (code, None)
+        }),
         _ => (Code::Failure, None),
     }
 }

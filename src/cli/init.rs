@@ -5,17 +5,18 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::args::{Cipher, Global, InitArgs, NewVolume};
+use super::args::{Cipher, Global, InitArgs, NewVolume, Trust};
 use super::exit::at;
-use super::unlock;
+use super::opening;
+use super::providers::Opened;
+use super::secrets::Secrets;
+use super::target;
 use crate::format::suite::Suite;
-use crate::keys::Keystore;
 use crate::store::{Host, RealStore, Store};
-use crate::volume::{CreateOptions, create};
+use crate::volume::{CreateOptions, InPlace, Target, create, suitable};
 
 pub(super) fn init(global: &Global, args: &InitArgs) -> anyhow::Result<()> {
-    let keystore = unlock::open_or_make(global)?;
-    make_volume(&keystore, &args.new, &args.directory)?;
+    make(global, &args.new, &args.directory)?;
     println!(
         "Mount it with: strongroom mount {} MNT",
         args.directory.display()
@@ -23,20 +24,13 @@ pub(super) fn init(global: &Global, args: &InitArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a volume in a directory, and the directory if it is missing.
-pub(super) fn make_volume(
-    keystore: &Keystore,
-    new: &NewVolume,
-    directory: &Path,
-) -> anyhow::Result<()> {
-    let key = keystore.resolve(&new.key)?;
-    if directory.symlink_metadata().is_err() {
-        DirBuilder::new()
-            .mode(0o700)
-            .create(directory)
-            .map_err(at(directory))?;
-    }
-    let store: Arc<dyn Store> = Arc::new(RealStore::open(directory).map_err(at(directory))?);
+/// Makes a volume in a directory, and what is missing: the directory, the keystore, the key in a token. Returns what opened
+/// the key, so that nobody is asked twice.
+pub(super) fn make(global: &Global, new: &NewVolume, directory: &Path) -> anyhow::Result<Secrets> {
+    must_be_free(directory)?;
+    let (target, secrets) =
+        target::open_or_make(global, &new.key, new.key_uri.as_deref(), &new.using)?;
+    let store = directory_for(directory)?;
     let options = CreateOptions {
         suite: match new.cipher {
             Cipher::GcmSiv => Suite::Gcm,
@@ -44,9 +38,56 @@ pub(super) fn make_volume(
         },
         bind_names: !new.no_bind_names,
         sparse: !new.no_sparse,
-        envelope: None,
+        envelope: target.envelope,
     };
-    let volume = create(&store, keystore, &key, &options, &Host::here()?)?;
+    let (provider, key) = (&*target.provider, target.key);
+    let volume = create(&store, provider, &key, &options, &Host::here()?)?;
     println!("Made volume {volume} in {}.", directory.display());
-    Ok(())
+    if let Some(home) = provider.describe(&key)?.home {
+        println!(
+            "Its master key is {:?} in the token {:?}, and cannot be read out of it: back the token up as its maker says, for \
+             without it nobody can read the volume.",
+            home.object, home.token
+        );
+    }
+    remember(directory, target)?;
+    Ok(secrets)
+}
+
+/// Refuses a directory in which no volume can be made, before a key is made for it.
+pub(super) fn must_be_free(directory: &Path) -> anyhow::Result<()> {
+    match directory.symlink_metadata() {
+        Ok(_) => Ok(suitable(&store(directory)?)?),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Opens the directory of a new volume, and makes it if it is missing.
+pub(super) fn directory_for(directory: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    if directory.symlink_metadata().is_err() {
+        DirBuilder::new()
+            .mode(0o700)
+            .create(directory)
+            .map_err(at(directory))?;
+    }
+    store(directory)
+}
+
+/// Opens a new volume whose key is in a token once, so that this host remembers the library, and what was made is known to
+/// open.
+pub(super) fn remember(directory: &Path, target: Target) -> anyhow::Result<()> {
+    let Some(module) = target.module else {
+        return Ok(());
+    };
+    let opened = Opened {
+        providers: target.provider.into(),
+        modules: [(target.key, module)].into(),
+        tokens: Arc::default(),
+    };
+    let open = opening::with(directory, opened, &Trust::default(), true, InPlace::Auto)?;
+    Ok(open.volume.close()?)
+}
+
+fn store(directory: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(Arc::new(RealStore::open(directory).map_err(at(directory))?))
 }

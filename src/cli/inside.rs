@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::args::{Global, Inside};
 use super::exit::{Code, failure};
-use super::{mounts, opening, text, unlock};
+use super::{mounts, opening, text};
 use crate::store::Kind;
-use crate::volume::{Attr, Error, InPlace, Node, OpenFlags, Volume};
+use crate::volume::{Attr, Error, Node, OpenFlags, Volume};
 
 /// Bytes of one read.
 pub(super) const CHUNK: usize = 1 << 20;
@@ -30,13 +30,7 @@ pub(super) fn with_node<T>(
             format!("the volume is mounted at {at}: look there, or unmount it first"),
         ));
     }
-    let volume = opening::open(
-        &found.vault,
-        unlock::open(global)?,
-        &inside.trust,
-        true,
-        InPlace::Auto,
-    )?;
+    let volume = opening::open(global, &found.vault, &inside.trust, true)?.volume;
     let done = walk(&volume, &inside.path).and_then(|(node, attr)| work(&volume, &node, &attr));
     let closed = volume.close();
     let done = done?;

@@ -1,13 +1,32 @@
-//! `strongroom key ..`: master keys in the keystore.
+//! `strongroom key ..`: master keys in the keystore, and what a token says of one.
 
 use serde_json::{Value, json};
 
 use super::args::{Global, KeyCommand};
-use super::{text, unlock};
-use crate::keys::KeyState;
+use super::exit::{Code, failure};
+use super::{target, text, unlock};
+use crate::keys::pkcs11::{KeyUri, TokenKey};
 use crate::keys::software::KeyInfo;
+use crate::keys::{KeyProvider, KeyState};
 
 pub(super) fn run(global: &Global, command: &KeyCommand) -> anyhow::Result<()> {
+    match command {
+        KeyCommand::Describe { key, output } if target::is_token(key, None) => {
+            return describe_in_token(&target::find(global, key)?, output.json);
+        }
+        KeyCommand::Create { alias: key, .. }
+        | KeyCommand::Enable { key }
+        | KeyCommand::Disable { key }
+            if target::is_token(key, None) =>
+        {
+            return Err(failure(
+                Code::Usage,
+                "a key in a token is made by \"strongroom init --key-uri\" or \"strongroom rekey --to\", and enabled or \
+                 disabled with the token's own tools",
+            ));
+        }
+        _ => {}
+    }
     let keystore = unlock::open(global)?;
     match command {
         KeyCommand::Create { alias, output } => {
@@ -73,6 +92,39 @@ fn describe(info: &KeyInfo) {
             text::date(version.created)
         );
     }
+}
+
+fn describe_in_token(key: &TokenKey, json: bool) -> anyhow::Result<()> {
+    let about = key.describe(&key.key())?;
+    let home = key.home();
+    let state = match about.state {
+        KeyState::Enabled => "Enabled",
+        KeyState::Disabled => "Disabled",
+    };
+    let versions: Vec<_> = about.versions.iter().map(|version| version.0).collect();
+    if json {
+        let versions: Vec<_> = versions
+            .iter()
+            .map(|version| json!({ "version": version }))
+            .collect();
+        let value = json!({
+            "key": about.key.to_string(),
+            "token": home.token,
+            "object": home.object,
+            "algorithm": about.algorithm,
+            "state": state,
+            "current_version": about.current.0,
+            "versions": versions,
+        });
+        println!("{value}");
+        return Ok(());
+    }
+    println!("key       {}", about.key);
+    println!("kept in   {}", KeyUri::from(&home));
+    println!("state     {state}");
+    println!("wraps     with {}", text::algorithm(about.algorithm));
+    println!("versions  {versions:?} (current {})", about.current);
+    Ok(())
 }
 
 fn state(info: &KeyInfo) -> &'static str {

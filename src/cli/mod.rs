@@ -17,9 +17,13 @@ mod mount;
 mod mounts;
 mod opening;
 mod places;
+mod providers;
+mod rekey;
 mod rotate;
 mod secrets;
+mod target;
 mod text;
+mod token_choice;
 mod unlock;
 mod up;
 
@@ -64,11 +68,8 @@ fn run(cli: &Cli) -> anyhow::Result<Code> {
         Command::Mount(args) => return mount::mount(global, args),
         Command::Umount { mountpoint } => mount::umount(mountpoint),
         Command::Info { output, path } => info::info(path, output.json),
-        Command::Rotate {
-            output,
-            trust,
-            path,
-        } => return rotate::rotate(global, trust, path, output.json),
+        Command::Rotate(args) => return rotate::rotate(global, args),
+        Command::Rekey(args) => return rekey::rekey(global, args),
         Command::Ls {
             trust,
             output,

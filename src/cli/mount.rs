@@ -10,10 +10,11 @@ use serde_json::json;
 
 use super::args::{Global, MountArgs};
 use super::exit::{Code, failure};
-use super::{daemon, mounts, opening, unlock};
+use super::opening::Open;
+use super::providers::{self, Known};
+use super::{daemon, mounts, opening, target};
 use crate::fuse::control::{Client, Control};
 use crate::fuse::{self, MountOptions, ServeError};
-use crate::volume;
 
 /// How long `umount` waits for the daemon to settle what was written.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -32,7 +33,7 @@ pub(super) fn mount(global: &Global, args: &MountArgs) -> anyhow::Result<Code> {
         None if args.foreground => serve(global, args, &options, || {}).map(|()| Code::Ok),
         None => {
             fuse::suitable_mountpoint(&args.mountpoint, &options.vault)?; // before anything is asked
-            let secrets = super::secrets::gather(global)?;
+            let secrets = providers::gather(global, &Known::of(&options.vault)?, &args.trust)?;
             daemon::start(global, args, secrets)
         }
     }
@@ -59,18 +60,21 @@ fn serve(
     ready: impl FnOnce() + Send,
 ) -> anyhow::Result<()> {
     let mountpoint = fuse::suitable_mountpoint(&args.mountpoint, &options.vault)?;
-    let id = volume::info(&mounts::store(&options.vault)?)?.volume;
-    let keystore = unlock::open(global)?;
-    let volume = opening::open(
+    let known = Known::of(&options.vault)?;
+    let secrets = providers::gather(global, &known, &args.trust)?;
+    let opened = providers::open(global, &known, &secrets, &args.trust)?;
+    drop(secrets);
+    let Open { volume, tokens } = opening::with(
         &options.vault,
-        keystore,
+        opened,
         &args.trust,
         options.read_only,
         options.in_place,
     )?;
-    let socket = mounts::socket_of(&id, options.read_only, &mountpoint)?;
+    let socket = mounts::socket_of(&known.info.volume, options.read_only, &mountpoint)?;
     let about = about(&options.vault, &mountpoint, options.read_only);
-    let mut control = match Control::listen(&socket, volume.clone(), about) {
+    let mut control = match Control::listen(&socket, volume.clone(), about, target::opener(tokens))
+    {
         Ok(control) => control,
         Err(error) => {
             volume.close()?;

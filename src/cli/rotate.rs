@@ -5,65 +5,109 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
-use super::args::{Global, Trust};
-use super::exit::Code;
+use super::args::{Global, RotateArgs};
+use super::exit::{Code, failure};
 use super::mounts::{self, Mounted};
-use super::{opening, unlock};
+use super::{opening, providers};
 use crate::fuse::control::Client;
-use crate::volume::{InPlace, Phase, Progress, Rotation};
+use crate::volume::{self, Phase, Progress, Rotation};
 
-pub(super) fn rotate(
-    global: &Global,
-    trust: &Trust,
-    path: &Path,
-    json: bool,
-) -> anyhow::Result<Code> {
-    let found = mounts::find(path)?;
-    let bar = bar();
-    let mut show = |progress: Progress| {
-        let what = match progress.phase {
-            Phase::Rewrap => "re-wrapping headers",
-            Phase::Verify => "counting headers on older versions",
-        };
-        bar.set_message(format!("{what}: {}", progress.done));
-        bar.tick();
+pub(super) fn rotate(global: &Global, args: &RotateArgs) -> anyhow::Result<Code> {
+    let found = mounts::find(&args.path)?;
+    if args.destroy_old && !args.even_if_shared {
+        must_be_alone(&found.vault)?;
+    }
+    let (rotation, destroyed) = match &found.mounted {
+        Some(mounted) => by_daemon(mounted, args.destroy_old)?,
+        None => here(global, args, &found.vault)?,
     };
-    let rotation = match &found.mounted {
-        Some(mounted) => by_daemon(mounted, &mut show),
-        None => here(global, trust, &found.vault, &mut show),
-    };
-    bar.finish_and_clear();
-    let rotation = rotation?;
-    if json {
-        println!("{}", serde_json::to_string(&rotation)?);
+    if args.output.json {
+        let mut value = serde_json::to_value(&rotation)?;
+        if args.destroy_old
+            && let Some(fields) = value.as_object_mut()
+        {
+            fields.insert("destroyed".to_owned(), json!(destroyed));
+        }
+        println!("{value}");
     } else {
         tell(&rotation);
+        if args.destroy_old {
+            tell_destroyed(&rotation, &destroyed);
+        }
     }
-    let complete = rotation.remaining == 0 && rotation.damaged == 0;
-    Ok(if complete {
+    Ok(code_of(&rotation))
+}
+
+/// Whether every header was seen, and named the newest version.
+pub(super) fn is_complete(rotation: &Rotation) -> bool {
+    rotation.remaining == 0 && rotation.damaged == 0
+}
+
+/// The exit code of a rotation or move.
+pub(super) fn code_of(rotation: &Rotation) -> Code {
+    if is_complete(rotation) {
         Code::Ok
     } else {
         Code::RotationIncomplete
-    })
+    }
 }
 
-fn by_daemon(mounted: &Mounted, show: &mut dyn FnMut(Progress)) -> anyhow::Result<Rotation> {
-    Ok(Client::connect(&mounts::socket(mounted)?)?.rotate(show)?)
+fn by_daemon(mounted: &Mounted, destroy: bool) -> anyhow::Result<(Rotation, Vec<u32>)> {
+    let rotation = with_bar(|show| Ok(client(mounted)?.rotate(show)?))?;
+    let destroyed = if destroy && is_complete(&rotation) {
+        client(mounted)?.destroy_old()?
+    } else {
+        Vec::new()
+    };
+    Ok((rotation, destroyed))
 }
 
-fn here(
-    global: &Global,
-    trust: &Trust,
-    vault: &Path,
-    show: &mut dyn FnMut(Progress),
-) -> anyhow::Result<Rotation> {
-    let volume = opening::open(vault, unlock::open(global)?, trust, false, InPlace::Auto)?;
-    let rotation = volume.rotate(show);
+/// A connection to the daemon of a writable mount.
+pub(super) fn client(mounted: &Mounted) -> anyhow::Result<Client> {
+    if mounted.read_only {
+        let at = mounted.mountpoint.display();
+        let sentence =
+            format!("the volume is mounted read-only at {at}, which must be unmounted first");
+        return Err(failure(Code::InUse, sentence));
+    }
+    Ok(Client::connect(&mounts::socket(mounted)?)?)
+}
+
+fn here(global: &Global, args: &RotateArgs, vault: &Path) -> anyhow::Result<(Rotation, Vec<u32>)> {
+    let volume = opening::open(global, vault, &args.trust, false)?.volume;
+    let done = with_bar(|show| Ok(volume.rotate(show)?)).and_then(|rotation| {
+        let destroyed = if args.destroy_old && is_complete(&rotation) {
+            volume.destroy_old()?
+        } else {
+            Vec::new()
+        };
+        let versions = destroyed.iter().map(|version| version.0).collect();
+        Ok((rotation, versions))
+    });
     let closed = volume.close();
-    let rotation = rotation?;
+    let done = done?;
     closed?;
-    Ok(rotation)
+    Ok(done)
+}
+
+/// Refuses where this host knows another volume under the same key, which would die with the version that wraps it.
+fn must_be_alone(vault: &Path) -> anyhow::Result<()> {
+    let info = volume::info(&mounts::store(vault)?)?;
+    let others: Vec<_> = volume::volumes_under(&providers::state()?, &info.key)?
+        .into_iter()
+        .filter(|other| *other != info.volume)
+        .map(|other| other.to_string())
+        .collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let sentence = format!(
+        "nothing was done: this host knows another volume under the same key, {}, which may need the older versions; move one to a key          of its own with \"strongroom rekey\", or, if it is rotated already or not needed any more, add --even-if-shared",
+        others.join(" and ")
+    );
+    Err(failure(Code::InUse, sentence))
 }
 
 fn tell(rotation: &Rotation) {
@@ -82,7 +126,37 @@ fn tell(rotation: &Rotation) {
             rotation.damaged
         );
     }
-    println!("Back up the keystore file: it has a new version of the key.");
+    println!("Back up the home of the key (keystore file or token): it has a new version.");
+}
+
+fn tell_destroyed(rotation: &Rotation, destroyed: &[u32]) {
+    if !is_complete(rotation) {
+        println!("No version was destroyed, as some headers may need them.");
+    } else if destroyed.is_empty() {
+        println!("There was no older version to destroy.");
+    } else {
+        println!(
+            "Destroyed the older versions {destroyed:?}: backups and copies of the volume from before this rotation cannot be read \
+             any more, nor can other volumes that still needed them."
+        );
+    }
+}
+
+/// Shows progress while the work goes on.
+pub(super) fn with_bar<T>(
+    work: impl FnOnce(&mut dyn FnMut(Progress)) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let bar = bar();
+    let done = work(&mut |progress: Progress| {
+        let what = match progress.phase {
+            Phase::Rewrap => "re-wrapping headers",
+            Phase::Verify => "counting headers on older versions",
+        };
+        bar.set_message(format!("{what}: {}", progress.done));
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    done
 }
 
 /// Only on a terminal.

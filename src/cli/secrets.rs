@@ -1,17 +1,37 @@
 //! Gathers the secrets that may open the keystore: what was named on the command line, else in the environment, else the
-//! key file beside the keystore, else a question on the terminal. And asks for new ones.
+//! key file beside the keystore, else a question on the terminal. Asks for new ones, and hands secrets to other processes.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::args::Global;
 use super::exit::{Code, failure};
 use super::places;
+use super::token_choice::Pins;
 use crate::crypto::Secret;
 use crate::keys::software::{Place, SlotKind};
 use crate::keys::source::{Source, write_key_file};
 use crate::keys::{Keystore, SecretBytes, Unlock};
+
+/// What opens the providers of a volume's keys.
+#[derive(Default)]
+pub(super) struct Secrets {
+    /// To be tried on the keystore, in turn.
+    pub(super) unlocks: Vec<Unlock>,
+    /// For tokens.
+    pub(super) pins: Pins,
+}
+
+impl Secrets {
+    /// Whether there is nothing to hand on.
+    pub(super) fn are_none(&self) -> bool {
+        self.unlocks.is_empty() && self.pins.each().next().is_none()
+    }
+}
 
 /// The secrets to try on this keystore, in turn.
 pub(super) fn gather(global: &Global) -> anyhow::Result<Vec<Unlock>> {
@@ -125,18 +145,35 @@ pub(super) fn read_or_make_key_file(path: PathBuf) -> anyhow::Result<Secret<32>>
 }
 
 /// Asks for a passphrase on the terminal, without echo.
-pub(super) fn ask(prompt: &str) -> anyhow::Result<SecretBytes> {
-    let typed = rpassword::prompt_password(prompt).map_err(|_| {
+pub(super) fn ask(question: &str) -> anyhow::Result<SecretBytes> {
+    prompt(question).ok_or_else(|| {
         failure(
             Code::Secret,
             "a passphrase is needed and there is no terminal to ask on; give --passphrase-file, --passphrase-fd, --credential \
              or --key-file",
         )
-    })?;
-    let mut typed = typed.into_bytes();
+    })
+}
+
+/// What is typed on the terminal, without echo; `None` where there is no terminal, or more than 1024 bytes were typed.
+pub(super) fn prompt(question: &str) -> Option<SecretBytes> {
+    let mut typed = rpassword::prompt_password(question).ok()?.into_bytes();
     let secret = SecretBytes::take(&mut typed);
     typed.zeroize();
-    secret.ok_or_else(|| failure(Code::Secret, "the passphrase is longer than 1024 bytes"))
+    secret
+}
+
+/// A pipe that holds a secret, to be read by another process. A text gets a newline, which its reader cuts, so that one
+/// that ends in a newline keeps it.
+pub(super) fn pipe_with(secret: &[u8], is_text: bool) -> anyhow::Result<OwnedFd> {
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(secret.len() + 1));
+    bytes.extend_from_slice(secret);
+    if is_text {
+        bytes.push(b'\n');
+    }
+    File::from(writer).write_all(&bytes)?;
+    Ok(reader)
 }
 
 /// Asks for a new passphrase, twice.

@@ -4,6 +4,9 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+use crate::format::suite::Envelope;
+use crate::format::wrap::WrapAlgorithm;
+
 /// A UTC date and time, as `2026-11-24 19:20:11 UTC`, from seconds since 1970.
 pub(super) fn date(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
@@ -41,6 +44,25 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
+}
+
+/// An envelope, as users name it.
+pub(super) fn envelope(envelope: Envelope) -> &'static str {
+    match envelope {
+        Envelope::Direct => "direct",
+        Envelope::Volume => "volume",
+    }
+}
+
+/// An algorithm, as the volume file names it.
+pub(super) fn algorithm(algorithm: WrapAlgorithm) -> &'static str {
+    match algorithm {
+        WrapAlgorithm::AesGcmSiv => "aes-256-gcm-siv",
+        WrapAlgorithm::AesGcm => "aes-256-gcm",
+        WrapAlgorithm::RsaOaepSha256 => "rsa-oaep-sha256",
+        WrapAlgorithm::RsaOaepSha1 => "rsa-oaep-sha1",
+        WrapAlgorithm::AesCbcHmac => "aes-256-cbc-hmac-sha256",
+    }
 }
 
 /// Log lines go to stderr; `STRONGROOM_LOG` chooses (warnings and worse unless told).

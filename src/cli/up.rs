@@ -5,28 +5,17 @@ use std::os::unix::fs::DirBuilderExt;
 
 use super::args::{Global, MountArgs, Trust, UpArgs};
 use super::exit::{Code, at, failure};
-use super::unlock::{self, NewKeystore};
-use super::{daemon, init, mounts, places, secrets};
-use crate::keys::Keystore;
-use crate::keys::software::Place;
+use super::providers::{self, Known};
+use super::secrets::Secrets;
+use super::{daemon, init, mounts, places, target};
 use crate::volume;
 
 pub(super) fn up(global: &Global, args: &UpArgs) -> anyhow::Result<Code> {
-    let keystore_path = places::keystore(global)?;
-    if keystore_path.symlink_metadata().is_err() {
-        if global.passphrase_fd.is_some() {
-            return Err(failure(
-                Code::Usage,
-                "there is no keystore yet, and a descriptor can be read only once: run \"strongroom keystore init\" first",
-            ));
-        }
-        unlock::make(global, &keystore_path, &NewKeystore::default())?;
-    }
-    let secrets = secrets::gather(global)?;
-    if !is_volume(args)? {
-        let keystore = Keystore::open(&Place::at(&keystore_path)?, &secrets)?;
-        init::make_volume(&keystore, &args.new, &args.vault)?;
-    }
+    let made = if is_volume(args)? {
+        None
+    } else {
+        Some(make(global, args)?)
+    };
     if args.mountpoint.symlink_metadata().is_err() {
         DirBuilder::new()
             .mode(0o700)
@@ -51,6 +40,11 @@ pub(super) fn up(global: &Global, args: &UpArgs) -> anyhow::Result<Code> {
             ));
         }
         None => {
+            let known = Known::of(&vault)?;
+            let secrets = match made {
+                Some(secrets) if !secrets.are_none() => secrets,
+                _ => providers::gather(global, &known, &Trust::default())?,
+            };
             daemon::start(global, &mount_args(args), secrets)?;
         }
     }
@@ -59,11 +53,31 @@ pub(super) fn up(global: &Global, args: &UpArgs) -> anyhow::Result<Code> {
     println!(
         "When done: strongroom umount {mountpoint} (and strongroom up {vault} {mountpoint} to come back)."
     );
-    println!(
-        "Back up {vault} and {}: without the keystore nobody can read the volume.",
-        keystore_path.display()
-    );
+    let known = Known::of(&args.vault)?;
+    match known.in_play().held.as_slice() {
+        [] => println!(
+            "Back up {vault} and {}: without the keystore nobody can read the volume.",
+            places::keystore(global)?.display()
+        ),
+        tokens => println!(
+            "Back up {vault} and the token {}: without its key nobody can read the volume.",
+            tokens.join(" and ")
+        ),
+    }
     Ok(Code::Ok)
+}
+
+fn make(global: &Global, args: &UpArgs) -> anyhow::Result<Secrets> {
+    let new = &args.new;
+    let in_keystore = !target::is_token(&new.key, new.key_uri.as_deref());
+    let is_missing = in_keystore && places::keystore(global)?.symlink_metadata().is_err();
+    if is_missing && global.passphrase_fd.is_some() {
+        return Err(failure(
+            Code::Usage,
+            "there is no keystore yet, and a descriptor can be read only once: run \"strongroom keystore init\" first",
+        ));
+    }
+    init::make(global, new, &args.vault)
 }
 
 fn is_volume(args: &UpArgs) -> anyhow::Result<bool> {

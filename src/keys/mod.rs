@@ -80,6 +80,21 @@ pub enum KeyError {
     Unavailable(String),
 }
 
+impl KeyError {
+    /// The cause in one word, as it goes over control sockets.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not-found",
+            Self::Disabled(_) => "disabled",
+            Self::InvalidState(_) => "invalid-state",
+            Self::IncorrectKey => "incorrect-key",
+            Self::InvalidCiphertext => "invalid-ciphertext",
+            Self::AccessDenied(_) => "access-denied",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 /// A home of master keys. `context` is bound to every wrap as additional data (`format::wrap::context`).
 ///
 /// Every call may come from any thread. A call that a token or a network does not answer ends as `Unavailable` after a

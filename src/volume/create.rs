@@ -166,6 +166,11 @@ pub(crate) fn envelope_for(
     }
 }
 
+/// Whether a volume can be made in this directory, as `create` will ask. NotAVolume where something is in it.
+pub fn suitable(store: &Arc<dyn Store>) -> Result<()> {
+    must_be_empty(&store.root())
+}
+
 fn must_be_empty(root: &Arc<dyn Dir>) -> Result<()> {
     let mut from = 0;
     loop {

@@ -51,7 +51,7 @@ mod tests;
 
 pub use attr::{Attr, SetAttr};
 pub use check::{CheckOptions, CheckProgress, Finding, Part, Report, Severity};
-pub use create::{CreateOptions, create};
+pub use create::{CreateOptions, create, suitable};
 pub use error::{Error, Result};
 pub use facade::Volume;
 pub use handle::{Fallocate, OpenFile, OpenFlags, SeekTo};
@@ -59,6 +59,6 @@ pub use listing::DirEntry;
 pub use make::Caller;
 pub use node::Node;
 pub use open::{InPlace, Info, OpenOptions, info, open};
-pub use pin::pinned_modules;
+pub use pin::{pinned_modules, volumes_under};
 pub use rekey::Target;
 pub use rotate::{Phase, Progress, Rotation};

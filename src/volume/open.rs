@@ -12,7 +12,7 @@ use crate::format::names;
 use crate::format::suite::{Envelope, Suite};
 use crate::format::volume_file::{KeyEntry, UnverifiedVolumeFile, VolumeFile, WrappedVolumeKey};
 use crate::format::volume_keys::VolumeKeys;
-use crate::format::wrap::{Purpose, context};
+use crate::format::wrap::{Purpose, WrapAlgorithm, context};
 use crate::keys::pkcs11::Module;
 use crate::keys::{KeyProvider, Providers, Wrapped};
 use crate::store::{Dir, Host, Store};
@@ -330,6 +330,24 @@ pub struct Info {
     pub created: u64,
     /// Who has it mounted for writing.
     pub holder: Option<Host>,
+}
+
+impl Info {
+    /// How the master key of an entry wraps.
+    pub fn algorithm(&self, entry: &KeyEntry) -> Option<WrapAlgorithm> {
+        match entry.envelope {
+            Envelope::Direct => entry.algorithms.last().copied(),
+            Envelope::Volume => {
+                let of_entry = self.volume_keys.iter().filter(|key| key.is_of(entry));
+                of_entry.last().map(|key| key.algorithm)
+            }
+        }
+    }
+
+    /// Whether a rotation or a move is to be finished.
+    pub fn is_unfinished(&self) -> bool {
+        self.keys.len() > 1 || self.versions.len() > 1
+    }
 }
 
 /// Reads what can be read without the key. NotAVolume where there is none.

@@ -125,6 +125,37 @@ pub fn pinned_modules(state: &Arc<dyn Dir>, volume: &VolumeId) -> Result<BTreeMa
     Ok(Pin::read(state, volume)?.map_or_else(BTreeMap::new, |pin| pin.modules()))
 }
 
+/// The volumes that this host remembers under a master key, or on their way to it.
+///
+/// # Errors
+/// Pinned for a pin that cannot be read.
+pub fn volumes_under(state: &Arc<dyn Dir>, key: &KeyId) -> Result<Vec<VolumeId>> {
+    let key = Some(key.to_string());
+    let mut under = Vec::new();
+    let mut from = 0;
+    loop {
+        let entries = state.entries(from)?;
+        let Some(last) = entries.last() else {
+            return Ok(under);
+        };
+        from = last.next;
+        for entry in &entries {
+            let Some(volume) = volume_of(&entry.name) else {
+                continue;
+            };
+            let pin = Pin::read(state, &volume)?;
+            if pin.is_some_and(|pin| Some(&pin.key) == key.as_ref() || pin.coming == key) {
+                under.push(volume);
+            }
+        }
+    }
+}
+
+fn volume_of(file_name: &[u8]) -> Option<VolumeId> {
+    let name = file_name.strip_suffix(b".pin")?;
+    std::str::from_utf8(name).ok()?.parse().ok()
+}
+
 fn file_name(volume: &VolumeId) -> Vec<u8> {
     format!("{volume}.pin").into_bytes()
 }
@@ -132,6 +163,23 @@ fn file_name(volume: &VolumeId) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn volumes_under_a_key_are_found() {
+        let state = crate::store::MemoryStore::default();
+        let state = crate::store::Store::root(&state);
+        let volume = |byte: u8| VolumeId([byte; 16]);
+        let key = |byte: u8| KeyId([byte; 16]);
+        let write = |pin: Pin, id: u8| pin.write(&state, &volume(id)).unwrap();
+        write(Pin::new(&[1; 16], &key(2), 1, 1), 1);
+        write(Pin::new(&[1; 16], &key(3), 1, 1), 2);
+        write(Pin::new(&[1; 16], &key(3), 1, 1).coming(&key(2)), 3);
+        replace(&state, b"mount.log", b"x").unwrap();
+        let mut under = volumes_under(&state, &key(2)).unwrap();
+        under.sort();
+        assert_eq!(under, [volume(1), volume(3)]);
+        assert_eq!(volumes_under(&state, &key(9)).unwrap(), []);
+    }
 
     fn pin(generation: u64, epoch: u64) -> Pin {
         Pin::new(&[1; 16], &KeyId([2; 16]), generation, epoch)

@@ -96,7 +96,7 @@ pub(in crate::cli) enum KeyCommand {
     },
     /// Show one key and its versions
     Describe {
-        /// Alias or id
+        /// Alias or id, or the PKCS#11 URI of a key in a token
         key: String,
         #[command(flatten)]
         output: Output,

@@ -2,6 +2,7 @@
 
 mod check;
 mod keystore;
+mod token;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(in crate::cli) use check::CheckArgs;
 pub(in crate::cli) use keystore::{Cost, KeyCommand, KeystoreCommand, NewSlotArgs};
+pub(in crate::cli) use token::{Destination, TokenArgs, Use};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -54,6 +56,8 @@ pub(in crate::cli) struct Global {
     /// Read a recovery key's bytes from a descriptor (from our own parent)
     #[arg(long, global = true, hide = true, value_name = "N")]
     pub(in crate::cli) recovery_key_fd: Option<i32>,
+    #[command(flatten)]
+    pub(in crate::cli) token: TokenArgs,
 }
 
 /// The commands.
@@ -80,17 +84,11 @@ pub(in crate::cli) enum Command {
         path: PathBuf,
     },
     /// Make a new version of the master key and re-wrap every header; data is not touched
-    Rotate {
-        #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        trust: Trust,
-        /// Backing directory or mount point
-        #[arg(value_name = "DIR|MNT")]
-        path: PathBuf,
-    },
+    Rotate(RotateArgs),
     /// Verify every header, record, block and name of an unmounted volume; nothing is written
     Check(CheckArgs),
+    /// Move a volume to another master key, or another envelope; data is not touched
+    Rekey(RekeyArgs),
     /// List a directory of a volume without mounting it
     Ls {
         #[command(flatten)]
@@ -176,6 +174,36 @@ pub(in crate::cli) struct MountArgs {
     pub(in crate::cli) mountpoint: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RotateArgs {
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+    #[command(flatten)]
+    pub(in crate::cli) trust: Trust,
+    /// Afterwards destroy the older versions of the key: copies and backups made before cannot be read any more
+    #[arg(long)]
+    pub(in crate::cli) destroy_old: bool,
+    /// Also where this host knows another volume under the same key
+    #[arg(long, requires = "destroy_old")]
+    pub(in crate::cli) even_if_shared: bool,
+    /// Backing directory or mount point
+    #[arg(value_name = "DIR|MNT")]
+    pub(in crate::cli) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RekeyArgs {
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+    #[command(flatten)]
+    pub(in crate::cli) trust: Trust,
+    #[command(flatten)]
+    pub(in crate::cli) destination: Destination,
+    /// Backing directory or mount point
+    #[arg(value_name = "DIR|MNT")]
+    pub(in crate::cli) path: PathBuf,
+}
+
 /// What the user vouches for when a volume is opened.
 #[derive(Debug, Clone, Default, Args)]
 pub(in crate::cli) struct Trust {
@@ -215,9 +243,14 @@ pub(in crate::cli) struct NewVolume {
     /// Cipher of every file
     #[arg(long, value_enum, default_value = "aes-256-gcm-siv")]
     pub(in crate::cli) cipher: Cipher,
-    /// Master key, by alias or id
+    /// Master key in the keystore, by alias or id
     #[arg(long, value_name = "ALIAS", default_value = "alias/default")]
     pub(in crate::cli) key: String,
+    /// Master key in a token: pkcs11:token=..;object=..?module-path=/..; made there if it is not
+    #[arg(long, value_name = "URI", conflicts_with = "key")]
+    pub(in crate::cli) key_uri: Option<String>,
+    #[command(flatten)]
+    pub(in crate::cli) using: Use,
     /// Do not bind files to their names (a swap of two whole files is then not noticed)
     #[arg(long)]
     pub(in crate::cli) no_bind_names: bool,

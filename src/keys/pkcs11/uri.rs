@@ -57,6 +57,15 @@ pub enum KeyClass {
     Private,
 }
 
+impl KeyClass {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Secret => b"secret-key",
+            Self::Private => b"private",
+        }
+    }
+}
+
 /// How a token's key wraps; chosen by trying where nobody says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
@@ -169,9 +178,12 @@ pub enum UriError {
         "x-init of the PKCS#11 URI is for the library that module-path names, and there is none"
     )]
     InitAlone,
-    /// No label.
+    /// No label of a key.
     #[error("the PKCS#11 URI does not say which key: give its label as object=LABEL")]
     NoObject,
+    /// No label of a token.
+    #[error("the PKCS#11 URI does not say which token: give its label as token=LABEL")]
+    NoToken,
     /// A key that is named by `id`.
     #[error(
         "a key is found by its label here: give object=LABEL, and leave id out of the PKCS#11 URI"
@@ -188,16 +200,21 @@ impl KeyUri {
         without_scheme(text).is_some()
     }
 
-    /// The label of the key that it names.
+    /// Token and key by their labels, as a volume remembers them.
     ///
     /// # Errors
-    /// `NoObject`, `ById`.
-    pub fn label(&self) -> Result<&str, UriError> {
-        match (&self.object, &self.id) {
-            (_, Some(_)) => Err(UriError::ById),
-            (Some(object), None) => Ok(object),
-            (None, None) => Err(UriError::NoObject),
-        }
+    /// `NoToken`, `NoObject`, `ById`.
+    pub fn home(&self) -> Result<TokenObject, UriError> {
+        let token = self.token.clone().filter(|label| !label.is_empty());
+        let object = match (&self.object, &self.id) {
+            (_, Some(_)) => return Err(UriError::ById),
+            (Some(object), None) => object.clone(),
+            (None, None) => return Err(UriError::NoObject),
+        };
+        Ok(TokenObject {
+            token: token.ok_or(UriError::NoToken)?,
+            object,
+        })
     }
 
     fn take_path(&mut self, attribute: &str) -> Result<(), UriError> {
@@ -220,7 +237,6 @@ impl KeyUri {
                 once(&mut self.id, "id", value)
             }
             "type" => once(&mut self.class, "type", class(value)?),
-            "pin-value" => Err(UriError::PinValue),
             other => Err(unused(other)),
         }
     }
@@ -240,7 +256,6 @@ impl KeyUri {
                 let value = decoded("pin-source", value, QUERY_EXTRA, TEXT)?;
                 once(&mut self.pin_source, "pin-source", pin_source(&value)?)
             }
-            "pin-value" => Err(UriError::PinValue),
             "module-name" => Err(UriError::ModuleName),
             _ => Err(UriError::Unknown),
         }
@@ -258,6 +273,10 @@ impl FromStr for KeyUri {
 
     fn from_str(text: &str) -> Result<Self, UriError> {
         let rest = without_scheme(text).ok_or(UriError::Scheme)?;
+        // Also where a wrong separator makes it part of another value, which an error would show.
+        if rest.to_ascii_lowercase().contains("pin-value=") {
+            return Err(UriError::PinValue);
+        }
         let (path, query) = match rest.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (rest, None),
@@ -307,6 +326,7 @@ impl fmt::Display for KeyUri {
             ("slot-id", slot_id.as_deref().map(str::as_bytes)),
             ("object", self.object.as_deref().map(str::as_bytes)),
             ("id", self.id.as_deref()),
+            ("type", self.class.map(KeyClass::name)),
         ];
         f.write_str(SCHEME)?;
         let mut between = "";

@@ -1,0 +1,274 @@
+//! The control socket of a mount: what can be asked of the daemon that holds a volume, and the asking side.
+//!
+//! One line of JSON asks: `{"command":"rotate"}`, `"destroy-old"`, `"info"`, `"wait"`, or `"rekey"` with `"to"`, whose secrets
+//! come as descriptors (SCM_RIGHTS) beside the line. Lines of JSON answer: `{"progress":{..}}` any number of times, then
+//! `{"rotation":{..}}`, `{"destroyed":{..}}`, `{"info":{..}}` or `{"error":{..}}`. To `wait` the answer is
+//! `{"waiting":{}}`, and then the end of the connection, when the daemon has let the volume go.
+//!
+//! Invariants: only root and the daemon's own user are answered, whatever the socket file's mode lets through; no secret
+//! stands in a line.
+
+mod client;
+mod protocol;
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, chmod, unlink};
+use serde_json::Value;
+
+pub use self::client::{Client, ControlError, Watch};
+use self::protocol::{Answer, Command, Request, receive, send};
+use crate::format::ids::VolumeId;
+use crate::volume::{Progress, Target, Volume};
+
+/// How long a request may take to arrive, and an answer to be taken.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two lines of progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Connections at a time.
+const CONNECTIONS: usize = 32;
+
+/// Where the socket of a mounted volume lies in a runtime directory.
+pub fn socket_in(runtime: &Path, volume: &VolumeId) -> PathBuf {
+    runtime.join(format!("{volume}.sock"))
+}
+
+/// Opens the key that a volume is to move to: from what the asker said, and the descriptors beside it. Layers below know
+/// no keystore and no token.
+pub type OpenTarget = Box<dyn Fn(&Value, Vec<OwnedFd>) -> Result<Target, Refusal> + Send + Sync>;
+
+/// Why a target was not opened; it reaches the asker as `ControlError::Refused`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// In one word.
+    pub kind: String,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// The listening side. Serve the mount, then `finish`, close the volume, drop this: who waits learns of the close last.
+pub struct Control {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    listener: Arc<UnixListener>,
+    listening: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    volume: Mutex<Option<Arc<Volume>>>,
+    about: Value,
+    open_target: OpenTarget,
+    stopped: AtomicBool,
+    connections: Mutex<Connections>,
+}
+
+#[derive(Default)]
+struct Connections {
+    open: Vec<(u64, UnixStream)>,
+    threads: Vec<JoinHandle<()>>,
+    last: u64,
+}
+
+impl Control {
+    /// Listens on a socket file of mode 0600, and replaces one that nobody listens on (AddrInUse if somebody does).
+    /// `about` is what `info` answers.
+    pub fn listen(
+        path: &Path,
+        volume: Arc<Volume>,
+        about: Value,
+        open_target: OpenTarget,
+    ) -> io::Result<Self> {
+        remove_stale(path)?;
+        let listener = Arc::new(UnixListener::bind(path)?);
+        chmod(path, Mode::RUSR | Mode::WUSR)?;
+        let shared = Arc::new(Shared {
+            volume: Mutex::new(Some(volume)),
+            about,
+            open_target,
+            stopped: AtomicBool::new(false),
+            connections: Mutex::default(),
+        });
+        let accepting = (Arc::clone(&shared), Arc::clone(&listener));
+        let thread = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || accepting.0.accept(&accepting.1))?;
+        Ok(Self {
+            shared,
+            path: path.to_owned(),
+            listener,
+            listening: Some(thread),
+        })
+    }
+
+    /// Takes no more requests, and waits for a rotation that is under way. Lets go of the volume.
+    pub fn finish(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        if let Some(listening) = self.listening.take() {
+            // Wakes it, also where somebody removed the socket file.
+            let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+            let _ = unlink(&self.path);
+            let _ = listening.join();
+        }
+        let threads = {
+            let mut connections = locked(&self.shared.connections);
+            for (_, connection) in &connections.open {
+                let _ = connection.shutdown(Shutdown::Read); // whoever asks nothing more
+            }
+            std::mem::take(&mut connections.threads)
+        };
+        for thread in threads {
+            let _ = thread.join();
+        }
+        locked(&self.shared.volume).take();
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.finish();
+        locked(&self.shared.connections).open.clear(); // ends the waits
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A socket file that nobody listens on is left over from a daemon that was killed.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::from(io::ErrorKind::AddrInUse)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(unlink(path)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+impl Shared {
+    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        for connection in listener.incoming() {
+            if self.stopped.load(Ordering::SeqCst) {
+                return;
+            }
+            match connection {
+                Ok(connection) if is_allowed(&connection) => self.admit(connection),
+                Ok(_) => tracing::warn!("a user without the right to it asked the control socket"),
+                Err(error) => {
+                    tracing::warn!("the control socket: {error}");
+                    thread::sleep(PROGRESS_EVERY); // out of descriptors: no tight loop
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, connection: UnixStream) {
+        let mut connections = locked(&self.connections);
+        connections.threads.retain(|thread| !thread.is_finished());
+        if connections.open.len() >= CONNECTIONS {
+            return;
+        }
+        let Ok(kept) = connection.try_clone() else {
+            return;
+        };
+        connections.last += 1;
+        let number = connections.last;
+        connections.open.push((number, kept));
+        let shared = Arc::clone(self);
+        let answering = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let done = shared.converse(&connection);
+                if let Err(error) = &done {
+                    tracing::debug!("a control connection ended: {error}");
+                }
+                // Who waits is let go by the drop of `Control`.
+                if !(matches!(done, Ok(Command::Wait)) && shared.stopped.load(Ordering::SeqCst)) {
+                    locked(&shared.connections)
+                        .open
+                        .retain(|(open, _)| *open != number);
+                }
+            });
+        connections.threads.extend(answering);
+    }
+
+    /// Answers one request.
+    fn converse(&self, connection: &UnixStream) -> io::Result<Command> {
+        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_write_timeout(Some(PATIENCE))?;
+        let (line, descriptors) = receive(connection)?;
+        let request: Request = match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                send(
+                    connection,
+                    &Answer::error("request", format!("not a request: {error}")),
+                )?;
+                return Err(io::Error::other(error));
+            }
+        };
+        let command = request.command;
+        match command {
+            Command::Info => send(connection, &Answer::Info(self.about.clone()))?,
+            Command::Wait => {
+                connection.set_read_timeout(None)?;
+                send(connection, &Answer::Waiting {})?;
+                io::copy(&mut &*connection, &mut io::sink())?; // until the asker goes, or `finish`
+            }
+            Command::Rotate | Command::Rekey | Command::DestroyOld => {
+                let answer = self.change_keys(connection, &request, descriptors);
+                send(connection, &answer.unwrap_or_else(|refused| refused))?;
+            }
+        }
+        Ok(command)
+    }
+
+    fn change_keys(
+        &self,
+        connection: &UnixStream,
+        request: &Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, Answer> {
+        let volume = locked(&self.volume).clone();
+        let volume =
+            volume.ok_or_else(|| Answer::error("unmounting", "the volume is being unmounted"))?;
+        let mut listening = true;
+        let mut told = Instant::now();
+        let mut progress = |progress: Progress| {
+            if listening && told.elapsed() >= PROGRESS_EVERY {
+                told = Instant::now();
+                listening = send(connection, &Answer::from(progress)).is_ok(); // the work goes on without an asker
+            }
+        };
+        match (request.command, &request.to) {
+            (Command::Rekey, Some(to)) => {
+                let target = (self.open_target)(to, descriptors)
+                    .map_err(|Refusal { kind, message }| Answer::Error { kind, message })?;
+                Ok(Answer::Rotation(volume.rekey(target, &mut progress)?))
+            }
+            (Command::Rotate, _) => Ok(Answer::Rotation(volume.rotate(&mut progress)?)),
+            (Command::DestroyOld, _) => {
+                let destroyed = volume.destroy_old()?;
+                let versions = destroyed.iter().map(|version| version.0).collect();
+                Ok(Answer::Destroyed { versions })
+            }
+            _ => Err(Answer::error(
+                "request",
+                "not a request: nowhere to move to",
+            )),
+        }
+    }
+}
+
+fn is_allowed(connection: &UnixStream) -> bool {
+    let own = rustix::process::geteuid();
+    rustix::net::sockopt::socket_peercred(connection)
+        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == own)
+}
