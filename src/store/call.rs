@@ -13,6 +13,8 @@ pub enum Call {
     Allocate,
     NextData,
     NextHole,
+    /// `take_contents`.
+    TakeContents,
     Lock,
     Open,
     OpenDir,
@@ -55,6 +57,7 @@ impl Call {
             Write
                 | SetLen
                 | Allocate
+                | TakeContents
                 | Create
                 | MakeDir
                 | MakeNode

@@ -3,13 +3,14 @@
 
 use std::any::Any;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::call::Call;
 use super::name::errno;
 use super::{
-    Access, Allocate, Dir, Entry, File, Kind, RenameMode, SetTimes, Stat, Store, Traits, Usage,
-    Xattrs,
+    Access, Allocate, Dir, Entry, File, Kind, RenameMode, SetTimes, Stat, Store, Taken, Traits,
+    Usage, Xattrs,
 };
 
 /// Which calls fail, and from when on.
@@ -233,6 +234,14 @@ impl File for Failing<dyn File> {
 
     fn set_times(&self, times: SetTimes) -> io::Result<()> {
         self.pass(Call::SetTimes)?.set_times(times)
+    }
+
+    fn take_contents(&self, from: &dyn File) -> io::Result<Taken> {
+        self.pass(Call::TakeContents)?.take_contents(from)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.descriptor()
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {

@@ -11,15 +11,18 @@ mod host;
 mod memory;
 mod name;
 mod real;
+mod take;
 
 pub use call::{Call, Counts};
 pub use failing::{FailingStore, Fault};
 pub use host::Host;
 pub use memory::MemoryStore;
 pub use real::RealStore;
+pub use take::Taken;
 
 use std::any::Any;
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// What kind of object a directory entry is.
@@ -215,6 +218,18 @@ pub trait File: Xattrs + Send + Sync {
     fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()>;
     /// Sets times.
     fn set_times(&self, times: SetTimes) -> io::Result<()>;
+    /// Takes over the whole contents of another file, of this store or another, holes as holes; this one is empty. Shares
+    /// the blocks where the store can (FICLONE).
+    fn take_contents(&self, from: &dyn File) -> io::Result<Taken> {
+        take::by_ranges(self, from, |offset, len| {
+            take::through_memory(self, from, offset, len)
+        })?;
+        Ok(Taken::Copied)
+    }
+    /// The kernel's descriptor, where there is one, for calls that take two files.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// Takes a whole-file lock without waiting (flock): `false` when another descriptor holds it in conflict. It goes
     /// with the last reference to this file.
     fn try_lock(&self, exclusive: bool) -> io::Result<bool>;

@@ -3,7 +3,9 @@
 use std::io::{IoSlice, IoSliceMut};
 
 use super::{code, content, over_all_stores, put};
-use crate::store::{Access, Allocate, Kind, SetTimes, Store, Time, TimeSpec, Xattrs};
+use crate::store::{
+    Access, Allocate, Kind, MemoryStore, SetTimes, Store, Taken, Time, TimeSpec, Xattrs,
+};
 
 #[test]
 fn reads_back_what_was_written_and_is_short_only_at_the_end() {
@@ -315,5 +317,53 @@ fn syncs_go_well_and_totals_make_sense() {
             usage.block_size >= 512 && usage.available <= usage.free && usage.free <= usage.blocks
         );
         assert_eq!(usage.name_max, 255);
+    });
+}
+
+#[test]
+fn takes_over_contents_with_their_holes_and_goes_its_own_way() {
+    over_all_stores(|root, _| {
+        let from = root.create(b"from", 0o644).unwrap();
+        from.write_at(&[1; 5000], 0).unwrap();
+        from.write_at(b"end", 40_000_000).unwrap();
+        from.set_len(50_000_001).unwrap();
+        let to = root.create(b"to", 0o600).unwrap();
+        to.take_contents(&*from).unwrap();
+        let (theirs, ours) = (from.stat().unwrap(), to.stat().unwrap());
+        assert_eq!((ours.size, ours.mode), (50_000_001, 0o600));
+        assert!(
+            ours.blocks <= theirs.blocks + 16,
+            "{} {}",
+            ours.blocks,
+            theirs.blocks
+        );
+        from.write_at(b"changed", 0).unwrap();
+        to.write_at(b"other", 40_000_000).unwrap();
+        let mut start = [0; 5001];
+        to.read_at(&mut start, 0).unwrap();
+        assert!(start[..5000] == [1; 5000] && start[5000] == 0);
+        let mut end = [0; 5];
+        from.read_at(&mut end, 40_000_000).unwrap();
+        assert_eq!(&end, b"end\0\0");
+        let empty = root.create(b"empty", 0o600).unwrap();
+        empty
+            .take_contents(&*root.create(b"none", 0o600).unwrap())
+            .unwrap();
+        assert_eq!(empty.stat().unwrap().size, 0);
+    });
+}
+
+#[test]
+fn takes_over_contents_from_another_store() {
+    over_all_stores(|root, _| {
+        let other = MemoryStore::new().root();
+        let from = other.create(b"from", 0o644).unwrap();
+        from.write_at(&[7; 3_000_000], 4096).unwrap();
+        let to = root.create(b"to", 0o600).unwrap();
+        assert_eq!(to.take_contents(&*from).unwrap(), Taken::Copied);
+        let mut bytes = vec![0; 3_004_096];
+        assert_eq!(to.read_at(&mut bytes, 0).unwrap(), bytes.len());
+        assert!(bytes[..4096].iter().all(|byte| *byte == 0));
+        assert!(bytes[4096..].iter().all(|byte| *byte == 7));
     });
 }

@@ -3,14 +3,14 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, SeekFrom};
 use rustix::io::Errno;
 
 use super::xattr::FdXattrs;
 use super::{owner, retry, stat_of, timestamps};
-use crate::store::{Allocate, File, SetTimes, Stat, Xattrs};
+use crate::store::{Allocate, File, SetTimes, Stat, Taken, Xattrs, take};
 
 /// Most buffers the kernel takes in one preadv or pwritev.
 const IOV_MAX: usize = 1024;
@@ -155,6 +155,28 @@ impl File for RealFile {
         retry(|| rustix::fs::futimens(&self.fd, &timestamps(times)))
     }
 
+    fn take_contents(&self, from: &dyn File) -> io::Result<Taken> {
+        let Some(source) = from.descriptor() else {
+            take::by_ranges(self, from, |offset, len| {
+                take::through_memory(self, from, offset, len)
+            })?;
+            return Ok(Taken::Copied);
+        };
+        // Refused where the file system shares no blocks, and between file systems.
+        if retry(|| rustix::fs::ioctl_ficlone(&self.fd, source)).is_ok() {
+            return Ok(Taken::Shared);
+        }
+        take::by_ranges(self, from, |offset, len| {
+            let copied = self.copy_in_kernel(source, offset, len)?;
+            take::through_memory(self, from, offset + copied, len - copied)
+        })?;
+        Ok(Taken::Copied)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         let how = match exclusive {
             true => FlockOperation::NonBlockingLockExclusive,
@@ -183,6 +205,33 @@ impl Xattrs for RealFile {
 
     fn remove_xattr(&self, name: &[u8]) -> io::Result<()> {
         FdXattrs(&self.fd).remove_xattr(name)
+    }
+}
+
+impl RealFile {
+    /// Copies a range by copy_file_range; the bytes copied, fewer where the kernel does not do it for these files.
+    fn copy_in_kernel(&self, from: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+        let mut done = 0;
+        while done < len {
+            let (mut from_at, mut to_at) = (offset + done, offset + done);
+            let step = usize::try_from(len - done)
+                .unwrap_or(usize::MAX)
+                .min(1 << 30);
+            let copied = retry(|| {
+                rustix::fs::copy_file_range(
+                    from,
+                    Some(&mut from_at),
+                    &self.fd,
+                    Some(&mut to_at),
+                    step,
+                )
+            });
+            match copied {
+                Ok(0) | Err(_) => break, // what is wrong with it, reading and writing will tell
+                Ok(copied) => done += copied as u64,
+            }
+        }
+        Ok(done)
     }
 }
 

@@ -3,9 +3,10 @@
 //! a failed writeback is reported where the file's syncs ask.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 
-use crate::store::{Allocate, File, SetTimes, Stat, Time, TimeSpec, Xattrs};
+use crate::store::{Allocate, File, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs};
 
 /// A file of the store whose descriptor may become writable while in use.
 pub(crate) struct Backing {
@@ -121,6 +122,12 @@ impl File for Backing {
     }
     fn set_times(&self, times: SetTimes) -> io::Result<()> {
         self.file().set_times(times)
+    }
+    fn take_contents(&self, from: &dyn File) -> io::Result<Taken> {
+        self.file().take_contents(from)
+    }
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file().descriptor()
     }
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         self.file().try_lock(exclusive)
