@@ -247,6 +247,7 @@ fn control(error: &ControlError) -> (Code, Option<&'static str>) {
 fn volume(error: &volume::Error) -> (Code, Option<&'static str>) {
     match error {
         volume::Error::Key(error) => key(error),
+        volume::Error::At { error, .. } => volume(error),
         volume::Error::InUse(_) => (Code::InUse, None),
         volume::Error::NotAVolume(_) => (Code::NotAVolume, None),
         volume::Error::Damaged(_) => (Code::Damaged, Some("put it back from a backup")),

@@ -46,6 +46,8 @@ pub(super) fn with(
         expect: trust.expect_volume.clone(),
         take_over: trust.take_over,
         modules: opened.modules,
+        on_key_loss: volume::KeyLoss::Keep,
+        key_check: volume::CHECK_EVERY,
     };
     let volume = volume::open(store, opened.providers, &options)?;
     let unlocked = crate::crypto::lock_failures();

@@ -15,6 +15,7 @@ const LARGEST: i32 = 511;
 pub(super) fn of(call: &str, error: &Error) -> Errno {
     let code = match error {
         Error::Refused(code) => *code,
+        Error::At { error, .. } => return of(call, error),
         Error::Store(cause) => cause.raw_os_error().unwrap_or(libc::EIO),
         Error::Damaged(_) | Error::Key(_) => {
             tracing::error!("{call}: {error}");

@@ -133,6 +133,16 @@ impl Inodes {
         drop(forgotten); // after the lock: this may be the last hold on the node
     }
 
+    /// Every number that the kernel knows now.
+    pub(super) fn numbers(&self) -> Vec<INodeNo> {
+        let mut numbers = vec![INodeNo::ROOT];
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            numbers.extend(shard.keys().copied().map(INodeNo));
+        }
+        numbers
+    }
+
     fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Known>> {
         let [first, ..] = &self.shards;
         let shard = self.shards.get(number as usize % SHARDS).unwrap_or(first);

@@ -16,7 +16,7 @@ pub(super) const GENERATION: Generation = Generation(0);
 /// A volume as fuser serves it.
 pub(super) struct Adapter {
     pub(super) volume: Arc<Volume>,
-    pub(super) inodes: Inodes,
+    pub(super) inodes: Arc<Inodes>,
     pub(super) handles: Handles,
     pub(super) agreed: Agreed,
     pub(super) want_writeback: bool,
@@ -26,7 +26,7 @@ impl Adapter {
     /// Serves a volume that nobody else writes.
     pub(super) fn new(volume: Arc<Volume>, want_writeback: bool) -> Self {
         Self {
-            inodes: Inodes::new(volume.root()),
+            inodes: Arc::new(Inodes::new(volume.root())),
             handles: Handles::default(),
             agreed: Agreed::default(),
             want_writeback,

@@ -8,16 +8,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Notifier, Session, SessionACL};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::inodes::Inodes;
 use super::mounted::Mounted;
 use super::mountpoint::{self, ServeError};
 use super::options::MountOptions;
 use super::served::Adapter;
 use super::signals::EndingSignals;
-use crate::volume::Volume;
+use crate::volume::{LockHook, Volume};
 
 /// Mounts a volume and serves it until it is unmounted. Calls `ready` once the mount answers. As root by mount(2), else
 /// through fusermount3.
@@ -39,7 +40,8 @@ pub fn serve(
     config.acl = SessionACL::All; // the kernel holds others off; fuser would refuse the kernel's own requests too
     config.n_threads = Some(options.thread_count());
     config.clone_fd = clone_fd;
-    let adapter = Adapter::new(volume, options.writeback);
+    let adapter = Adapter::new(Arc::clone(&volume), options.writeback);
+    let inodes = Arc::clone(&adapter.inodes);
     let session = Session::from_fd(adapter, device, SessionACL::All, config).inspect_err(|_| {
         let _ = mountpoint::take_off(&path, true);
     })?;
@@ -49,7 +51,24 @@ pub fn serve(
             .iter()
             .for_each(|mounted| mounted.tune(options.writeback));
     }
-    run(session, signals.as_ref(), mounted.as_ref(), ready)
+    volume.when_locked(Some(forgets_all(inodes, session.notifier())));
+    let served = run(session, signals.as_ref(), mounted.as_ref(), ready);
+    volume.when_locked(None);
+    served
+}
+
+/// Has the kernel drop every page, target and attribute that it keeps of the mount.
+fn forgets_all(inodes: Arc<Inodes>, kernel: Notifier) -> LockHook {
+    Box::new(move || {
+        for number in inodes.numbers() {
+            match kernel.inval_inode(number, 0, 0) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::error!("the kernel may keep plaintext of inode {number:?}: {error}");
+                }
+                _ => {}
+            }
+        }
+    })
 }
 
 /// Serves in a thread of its own, so that `ready` may do what it likes.

@@ -57,7 +57,8 @@ pub(crate) struct NewVolume {
     /// The volume key, under that envelope.
     pub(crate) at_hand: AtHand,
     root: Arc<dyn Dir>,
-    _lock: VolumeLock,
+    /// Held until it is a volume.
+    pub(crate) lock: VolumeLock,
 }
 
 impl NewVolume {
@@ -100,7 +101,7 @@ impl NewVolume {
             file,
             secret,
             root: Arc::clone(root),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -172,6 +173,7 @@ pub fn suitable(store: &Arc<dyn Store>) -> Result<()> {
 }
 
 fn must_be_empty(root: &Arc<dyn Dir>) -> Result<()> {
+    let begun = root.stat_at(names::LOCK).is_ok();
     let mut from = 0;
     loop {
         let entries = root.entries(from)?;
@@ -187,10 +189,13 @@ fn must_be_empty(root: &Arc<dyn Dir>) -> Result<()> {
             }
             let ours = names::classify(&entry.name) == EntryClass::Internal;
             if !ours && entry.name != b"lost+found" {
-                return Err(Error::NotAVolume(
+                let sentence = if begun {
+                    "the directory holds what an interrupted copy left, which is no volume and can be read by nobody: \
+                     empty it, and copy again"
+                } else {
                     "the directory is not empty: make the volume in an empty one, then copy your files into the mount"
-                        .to_owned(),
-                ));
+                };
+                return Err(Error::NotAVolume(sentence.to_owned()));
             }
         }
     }

@@ -25,6 +25,14 @@ pub enum Error {
     /// The key provider refused.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// Something went wrong with the object at a path from the top of the volume.
+    #[error("{path}: {error}")]
+    At {
+        /// The path, as far as it is UTF-8.
+        path: String,
+        /// What went wrong.
+        error: Box<Self>,
+    },
     /// Another process has the volume; a whole sentence with its pid and host.
     #[error("{0}")]
     InUse(String),
@@ -53,6 +61,7 @@ impl Error {
         match self {
             Self::Store(error) => error.raw_os_error().unwrap_or(libc::EIO),
             Self::Refused(code) => *code,
+            Self::At { error, .. } => error.code(),
             Self::Damaged(_)
             | Self::Key(_)
             | Self::InUse(_)

@@ -2,6 +2,7 @@
 //! nothing of FUSE.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::format::names::{MAX_NAME, root_dir_id};
 use crate::store::{Kind, RenameMode, Usage};
@@ -14,7 +15,10 @@ use crate::volume::file::FileState;
 use crate::volume::files::FileTable;
 use crate::volume::handle::{self, Fallocate, OpenFile, OpenFlags, SeekTo};
 use crate::volume::housekeeping::Housekeeping;
+use crate::volume::key_loss::KeyLoss;
+use crate::volume::key_watch::{KeyWatch, Watching};
 use crate::volume::listing::{self, DirEntry, Logged};
+use crate::volume::lock_down::LockDown;
 use crate::volume::make::{self, Caller};
 use crate::volume::master::Master;
 use crate::volume::node::{Node, NodeTable};
@@ -40,8 +44,10 @@ pub struct Volume {
     pub(crate) master: Master,
     /// Held by the one rotation at a time.
     pub(crate) rotating: Mutex<()>,
+    pub(crate) lockdown: LockDown,
     root: Arc<Node>,
     housekeeping: Housekeeping,
+    key_watch: Mutex<Option<Watching>>,
     closer: Mutex<Option<Box<dyn Closer>>>,
 }
 
@@ -71,8 +77,10 @@ impl Volume {
             privileged: rustix::process::geteuid().is_root(),
             master,
             rotating: Mutex::default(),
+            lockdown: LockDown::default(),
             root,
             housekeeping: Housekeeping::default(),
+            key_watch: Mutex::default(),
             closer: Mutex::new(Some(closer)),
             env,
         });
@@ -83,11 +91,23 @@ impl Volume {
         Ok(volume)
     }
 
+    /// Has a thread ask every so often whether the master key is still there, and do what the policy says.
+    pub(crate) fn watch_key(self: &Arc<Self>, policy: KeyLoss, every: Duration) -> Result<()> {
+        if policy == KeyLoss::Keep {
+            return Ok(());
+        }
+        let watch = Arc::new(KeyWatch::new(policy, every)).start(self)?;
+        *locked(&self.key_watch) = Some(watch);
+        Ok(())
+    }
+
     /// Stops and settles everything, writes the clean mark, releases the lock. Called once; later calls do nothing.
     pub fn close(&self) -> Result<()> {
         let Some(mut closer) = locked(&self.closer).take() else {
             return Ok(());
         };
+        let watch = locked(&self.key_watch).take();
+        drop(watch);
         self.housekeeping.stop();
         self.env.ring.ready.stop();
         let settled = if self.env.read_only {
@@ -101,9 +121,12 @@ impl Volume {
         closer.finish(&self.env).and(settled)
     }
 
-    fn settle(&self) -> Result<()> {
+    /// Settles all that waits. A locked volume has no keys for directories that moved, and settled them before.
+    pub(crate) fn settle(&self) -> Result<()> {
         self.settler.settle_all()?;
-        if let Err(error) = dir_id::settle_moves(self) {
+        if self.env.keys().is_ok()
+            && let Err(error) = dir_id::settle_moves(self)
+        {
             tracing::warn!("the old place of a moved directory stays: {error}"); // it fits at both, and hurts nothing
         }
         Ok(())
@@ -120,8 +143,9 @@ impl Volume {
         files::open_unchecked(self, node, true)
     }
 
-    /// EROFS for a volume opened for reading.
+    /// EROFS for a volume opened for reading, EIO in a locked one.
     pub(crate) fn require_writable(&self) -> Result<()> {
+        self.require_unlocked()?;
         if self.env.read_only {
             Err(Error::errno(libc::EROFS))
         } else {
@@ -136,16 +160,19 @@ impl Volume {
 
     /// The object named so in a directory; ENOENT if there is none.
     pub fn lookup(&self, parent: &Arc<Node>, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
+        self.require_unlocked()?;
         lookup::lookup(self, parent, name)
     }
 
     /// The directory above; the root's is itself.
     pub fn parent(&self, node: &Arc<Node>) -> Result<Arc<Node>> {
+        self.require_unlocked()?;
         lookup::parent(node)
     }
 
     /// Attributes.
     pub fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
+        self.require_unlocked()?;
         attr::attr(self, node)
     }
 
@@ -156,6 +183,7 @@ impl Volume {
         set: &SetAttr,
         handle: Option<&OpenFile>,
     ) -> Result<Attr> {
+        self.require_unlocked()?;
         attr::set_attr(self, node, set, handle)
     }
 
@@ -168,36 +196,43 @@ impl Volume {
         caller: &Caller,
         flags: OpenFlags,
     ) -> Result<(Arc<Node>, Attr, OpenFile)> {
+        self.require_unlocked()?;
         make::create(self, parent, name, mode, caller, flags)
     }
 
     /// Opens a file; EISDIR for a directory, EINVAL for anything else that is no regular file.
     pub fn open(&self, node: &Arc<Node>, flags: OpenFlags) -> Result<OpenFile> {
+        self.require_unlocked()?;
         handle::open(self, node, flags)
     }
 
     /// Reads at `offset`; short only at the end of the file.
     pub fn read(&self, file: &OpenFile, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.require_unlocked()?;
         handle::read(file, offset, buf)
     }
 
     /// Writes all of `data` at `offset`, or at the end of a file opened to append.
     pub fn write(&self, file: &OpenFile, offset: u64, data: &[u8]) -> Result<usize> {
+        self.require_unlocked()?;
         handle::write(file, offset, data)
     }
 
     /// Makes everything written to the file durable.
     pub fn fsync(&self, file: &OpenFile, data_only: bool) -> Result<()> {
+        self.require_unlocked()?;
         handle::fsync(self, file, data_only)
     }
 
     /// fallocate(2).
     pub fn allocate(&self, file: &OpenFile, how: Fallocate, offset: u64, len: u64) -> Result<()> {
+        self.require_unlocked()?;
         handle::allocate(file, how, offset, len)
     }
 
     /// SEEK_DATA and SEEK_HOLE; ENXIO past the end.
     pub fn seek(&self, file: &OpenFile, offset: u64, to: SeekTo) -> Result<u64> {
+        self.require_unlocked()?;
         handle::seek(file, offset, to)
     }
 
@@ -210,6 +245,7 @@ impl Volume {
         to_at: u64,
         len: u64,
     ) -> Result<u64> {
+        self.require_unlocked()?;
         handle::copy_range(from, from_at, to, to_at, len)
     }
 
@@ -221,6 +257,7 @@ impl Volume {
         mode: u32,
         caller: &Caller,
     ) -> Result<(Arc<Node>, Attr)> {
+        self.require_unlocked()?;
         make::make_dir(self, parent, name, mode, caller)
     }
 
@@ -234,6 +271,7 @@ impl Volume {
         rdev: u64,
         caller: &Caller,
     ) -> Result<(Arc<Node>, Attr)> {
+        self.require_unlocked()?;
         make::make_node(self, parent, name, kind, mode, rdev, caller)
     }
 
@@ -245,26 +283,31 @@ impl Volume {
         target: &[u8],
         caller: &Caller,
     ) -> Result<(Arc<Node>, Attr)> {
+        self.require_unlocked()?;
         make::make_symlink(self, parent, name, target, caller)
     }
 
     /// The target of a symlink.
     pub fn read_link(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
+        self.require_unlocked()?;
         symlink::read_link(self, node)
     }
 
     /// Gives an object another name; returns its attributes.
     pub fn link(&self, node: &Arc<Node>, new_parent: &Arc<Node>, name: &[u8]) -> Result<Attr> {
+        self.require_unlocked()?;
         link::link(self, node, new_parent, name)
     }
 
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+        self.require_unlocked()?;
         unlink::unlink(self, parent, name)
     }
 
     /// Removes an empty directory.
     pub fn remove_dir(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+        self.require_unlocked()?;
         unlink::remove_dir(self, parent, name)
     }
 
@@ -277,21 +320,25 @@ impl Volume {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<()> {
+        self.require_unlocked()?;
         rename::rename(self, parent, name, new_parent, new_name, mode)
     }
 
     /// Some entries of a directory from position `from` (0: the start), without `.` and `..`; empty at the end.
     pub fn read_dir(&self, node: &Arc<Node>, from: u64) -> Result<Vec<DirEntry>> {
+        self.require_unlocked()?;
         listing::read_dir(self, node, from)
     }
 
     /// Makes the entries of a directory durable.
     pub fn fsync_dir(&self, node: &Arc<Node>) -> Result<()> {
+        self.require_unlocked()?;
         dir::sync(self, node)
     }
 
     /// The value of an extended attribute; ENODATA if there is none.
     pub fn xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<Vec<u8>> {
+        self.require_unlocked()?;
         xattr::value(self, node, name)
     }
 
@@ -304,21 +351,25 @@ impl Volume {
         create: bool,
         replace: bool,
     ) -> Result<()> {
+        self.require_unlocked()?;
         xattr::set(self, node, name, value, create, replace)
     }
 
     /// The names of all extended attributes.
     pub fn xattr_names(&self, node: &Arc<Node>) -> Result<Vec<Vec<u8>>> {
+        self.require_unlocked()?;
         xattr::names(self, node)
     }
 
     /// Removes an extended attribute; ENODATA if there is none.
     pub fn remove_xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<()> {
+        self.require_unlocked()?;
         xattr::remove(self, node, name)
     }
 
     /// Totals of the file system under the store; `name_max` in bytes of plaintext.
     pub fn usage(&self) -> Result<Usage> {
+        self.require_unlocked()?;
         Ok(Usage {
             name_max: MAX_NAME as u64,
             ..self.env.store.usage()?

@@ -50,7 +50,7 @@ impl FileTable {
         Some((held.state.upgrade()?, held.writable || !write))
     }
 
-    fn insert(&self, ino: u64, state: &Arc<FileState>, writable: bool) {
+    pub(crate) fn insert(&self, ino: u64, state: &Arc<FileState>, writable: bool) {
         let mut table = locked(&self.0);
         if table.states.len() >= table.sweep_at {
             table.states.retain(|_, held| held.state.strong_count() > 0);
@@ -63,6 +63,35 @@ impl FileTable {
                 writable,
             },
         );
+    }
+
+    /// Takes the state of an inode out, if `alone` says that nobody else has it: nobody gets it from here any more. The
+    /// caller keeps others from opening the file.
+    pub(crate) fn take_out(
+        &self,
+        ino: u64,
+        alone: impl FnOnce(&Arc<FileState>, usize) -> bool,
+    ) -> bool {
+        let mut table = locked(&self.0);
+        let state = table.states.get(&ino).and_then(|held| held.state.upgrade());
+        // The upgrade above is one holder more.
+        let taken = state.is_none_or(|state| alone(&state, 1));
+        if taken {
+            table.states.remove(&ino);
+        }
+        taken
+    }
+
+    /// Unloads every state in use, its keys with it; how many of them were not at rest.
+    pub(crate) fn unload(&self) -> usize {
+        let table = locked(&self.0);
+        let states: Vec<_> = table
+            .states
+            .values()
+            .filter_map(|held| held.state.upgrade())
+            .collect();
+        drop(table);
+        states.iter().filter(|state| !state.unload()).count()
     }
 
     fn now_writable(&self, ino: u64) {

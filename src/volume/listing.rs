@@ -44,6 +44,19 @@ impl Logged {
 /// Entries from position `from` (0: the start); empty at the end. Entries that are damaged are logged once and left out;
 /// a directory with nothing but such entries is damaged itself.
 pub(crate) fn read_dir(volume: &Volume, node: &Arc<Node>, from: u64) -> Result<Vec<DirEntry>> {
+    list(volume, node, from, false)
+}
+
+/// As `read_dir`, for who must not miss any: the first damaged entry is an error.
+pub(crate) fn read_dir_whole(
+    volume: &Volume,
+    node: &Arc<Node>,
+    from: u64,
+) -> Result<Vec<DirEntry>> {
+    list(volume, node, from, true)
+}
+
+fn list(volume: &Volume, node: &Arc<Node>, from: u64, whole: bool) -> Result<Vec<DirEntry>> {
     if node.is_dead() {
         node.dir()?;
         return Ok(Vec::new());
@@ -64,6 +77,12 @@ pub(crate) fn read_dir(volume: &Volume, node: &Arc<Node>, from: u64) -> Result<V
             match decipher(volume, &listed, &id, entry.clone()) {
                 Ok(found) => entries.extend(found),
                 Err(error) if is_gone(&error) => {}
+                Err(error) if whole => {
+                    let stored = String::from_utf8_lossy(&entry.name);
+                    return Err(Error::Damaged(format!(
+                        "entry {stored} of the backing directory: {error}"
+                    )));
+                }
                 Err(error) => {
                     damaged += 1;
                     log(volume, node, &entry, &error);

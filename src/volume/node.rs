@@ -8,7 +8,7 @@
 //! here (memory only, one at a time). A directory's handle is resolved before any `names` lock is taken.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, Weak};
 
 use crate::format::ids::DirId;
@@ -24,7 +24,8 @@ const MADE_UP: u64 = 1 << 63;
 /// One object of the volume known to this mount. Kept alive by whoever holds it; forgotten when dropped.
 pub struct Node {
     id: u64,
-    ino: u64,
+    /// Changes when the file's contents move to another inode.
+    ino: AtomicU64,
     kind: Kind,
     table: Weak<NodeTable>,
     whereabouts: Mutex<Whereabouts>,
@@ -127,7 +128,7 @@ impl Node {
 
     /// The inode number in the store.
     pub(crate) fn ino(&self) -> u64 {
-        self.ino
+        self.ino.load(Ordering::Acquire)
     }
 
     /// Whether this is the top directory.
@@ -218,6 +219,24 @@ impl Node {
         for known in &mut locked(&self.whereabouts).locations {
             known.checked = false;
         }
+    }
+}
+
+impl Node {
+    /// The object continues as another inode, its names being locked and nobody having it open; its number stays.
+    pub(crate) fn moved_to_inode(self: &Arc<Self>, ino: u64) {
+        let Some(table) = self.table.upgrade() else {
+            return;
+        };
+        let mut known = locked(&table.known);
+        if known.is_current(self) {
+            known.by_ino.remove(&self.ino());
+        }
+        let taken = known.by_ino.insert(ino, (Arc::downgrade(self), self.id));
+        self.ino.store(ino, Ordering::Release);
+        drop(known);
+        // A number that was free until just now stands for nothing that lives.
+        debug_assert!(taken.is_none_or(|(node, _)| node.strong_count() == 0));
     }
 }
 
@@ -329,7 +348,7 @@ impl NodeTable {
         locked(&node.whereabouts).dead = true;
         let mut known = locked(&self.known);
         if known.is_current(node) {
-            known.by_ino.remove(&node.ino);
+            known.by_ino.remove(&node.ino());
         }
     }
 
@@ -358,7 +377,7 @@ impl NodeTable {
     fn node(self: &Arc<Self>, id: u64, ino: u64, kind: Kind) -> Node {
         Node {
             id,
-            ino,
+            ino: AtomicU64::new(ino),
             kind,
             table: Arc::downgrade(self),
             whereabouts: Mutex::default(),
@@ -371,9 +390,9 @@ impl NodeTable {
     fn forget(&self, node: &Node) {
         let mut known = locked(&self.known);
         known.release(node.id);
-        let entry = known.by_ino.get(&node.ino);
+        let entry = known.by_ino.get(&node.ino());
         if entry.is_some_and(|(weak, _)| weak.strong_count() == 0) {
-            known.by_ino.remove(&node.ino);
+            known.by_ino.remove(&node.ino());
         }
     }
 }
@@ -381,7 +400,7 @@ impl NodeTable {
 impl Known {
     fn is_current(&self, node: &Arc<Node>) -> bool {
         self.by_ino
-            .get(&node.ino)
+            .get(&node.ino())
             .is_some_and(|(weak, _)| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(node)))
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::crypto::Secret;
 use crate::format::ids::{KeyId, KeyVersion, VolumeId};
@@ -20,6 +21,7 @@ use crate::volume::chain::AtHand;
 use crate::volume::env::{Env, Epochs};
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::{Closer, Volume};
+use crate::volume::key_loss::KeyLoss;
 use crate::volume::keyring::KeyRing;
 use crate::volume::lock::{self, VolumeLock};
 use crate::volume::master::{Master, Modules, VOLUME_FILE_LIMIT};
@@ -59,6 +61,10 @@ pub struct OpenOptions {
     pub take_over: bool,
     /// The libraries that serve the tokens at hand, by the key in them: compared with what this host saw, and remembered.
     pub modules: BTreeMap<KeyId, Module>,
+    /// What happens when the master key goes away.
+    pub on_key_loss: KeyLoss,
+    /// How often it is asked whether the key is still there.
+    pub key_check: Duration,
 }
 
 /// Opens a volume with the providers at hand. A second writer: InUse. No volume here: NotAVolume. Another one than this host
@@ -118,11 +124,13 @@ pub fn open(
         epochs,
     ));
     let closer = Finish { mount, mac, lock };
-    Volume::start(
+    let volume = Volume::start(
         env,
         Master::new(file, secret, options.state.clone(), modules),
         Box::new(closer),
-    )
+    )?;
+    volume.watch_key(options.on_key_loss, options.key_check)?;
+    Ok(volume)
 }
 
 /// Ends a mount: the clean mark, then the lock.

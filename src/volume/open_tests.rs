@@ -64,6 +64,8 @@ impl Setup {
             expect: None,
             take_over: false,
             modules: Default::default(),
+            on_key_loss: crate::volume::KeyLoss::Keep,
+            key_check: crate::volume::CHECK_EVERY,
         }
     }
 

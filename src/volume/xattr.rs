@@ -79,6 +79,15 @@ pub(crate) fn set(
 
 /// All names. What cannot be deciphered is logged and left out.
 pub(crate) fn names(volume: &Volume, node: &Arc<Node>) -> Result<Vec<Vec<u8>>> {
+    list(volume, node, false)
+}
+
+/// All names, for who must not miss any: one that cannot be deciphered is an error.
+pub(crate) fn names_whole(volume: &Volume, node: &Arc<Node>) -> Result<Vec<Vec<u8>>> {
+    list(volume, node, true)
+}
+
+fn list(volume: &Volume, node: &Arc<Node>, whole: bool) -> Result<Vec<Vec<u8>>> {
     if node.kind() == Kind::Symlink {
         return Ok(Vec::new());
     }
@@ -89,6 +98,7 @@ pub(crate) fn names(volume: &Volume, node: &Arc<Node>) -> Result<Vec<Vec<u8>>> {
         } else if stored.starts_with(XATTR_PREFIX) {
             match open_xattr_name(&volume.env.keys()?.xattr_name, &stored) {
                 Ok(name) => names.push(name),
+                Err(error) if whole => return Err(error.into()),
                 Err(error) => tracing::warn!(
                     "an extended attribute of inode {} is left out: {error}",
                     node.ino()
@@ -122,6 +132,11 @@ pub(crate) fn drop_capability(volume: &Volume, target: &Target) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a stored attribute is the volume's: sealed, or an ACL.
+pub(crate) fn is_kept(stored: &[u8]) -> bool {
+    stored == ACCESS_ACL || stored == DEFAULT_ACL || stored.starts_with(XATTR_PREFIX)
 }
 
 fn keeping(volume: &Volume, name: &[u8]) -> Result<Keeping> {

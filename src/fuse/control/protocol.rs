@@ -81,16 +81,21 @@ impl Answer {
 
 impl From<Error> for Answer {
     fn from(error: Error) -> Self {
-        let kind = match &error {
-            Error::Store(_) => "store",
-            Error::Damaged(_) => "damaged",
-            Error::Refused(_) => "refused",
-            Error::Key(error) => error.cause(),
-            Error::InUse(_) => "in-use",
-            Error::NotAVolume(_) => "not-a-volume",
-            Error::Pinned(_) => "pinned",
-        };
-        Self::error(kind, error.to_string())
+        Self::error(kind(&error), error.to_string())
+    }
+}
+
+/// Whose fault it was, in a word.
+fn kind(error: &Error) -> &'static str {
+    match error {
+        Error::At { error, .. } => kind(error),
+        Error::Store(_) => "store",
+        Error::Damaged(_) => "damaged",
+        Error::Refused(_) => "refused",
+        Error::Key(error) => error.cause(),
+        Error::InUse(_) => "in-use",
+        Error::NotAVolume(_) => "not-a-volume",
+        Error::Pinned(_) => "pinned",
     }
 }
 

@@ -54,13 +54,15 @@ pub(crate) struct NewHeader {
 
 /// Makes id, data key and header of a file that gets its first byte.
 pub(crate) fn new_header(env: &Env) -> Result<NewHeader> {
+    let volume_keys = env.keys()?;
+    let bind = &volume_keys.bind;
     loop {
         let ReadyHeader {
             file,
             data_key,
             area,
         } = env.ring.generate()?;
-        let Ok(keys) = FileKeys::derive(env.suite, &data_key, &env.keys()?.bind, &file) else {
+        let Ok(keys) = FileKeys::derive(env.suite, &data_key, bind, &file) else {
             continue;
         };
         let mut core = Core {
@@ -69,7 +71,7 @@ pub(crate) fn new_header(env: &Env) -> Result<NewHeader> {
             file,
             commitment: [0; 32],
         };
-        core.commitment = header::commitment(&data_key, &env.keys()?.bind, &core.encode());
+        core.commitment = header::commitment(&data_key, bind, &core.encode());
         let area = area.encode(&keys.header, &file);
         return Ok(NewHeader {
             core: core.encode(),
@@ -100,6 +102,7 @@ pub(super) enum Arrived {
 }
 
 pub(super) fn load_with_key(env: &Env, backing: &dyn File, physical_len: u64) -> Result<Arrived> {
+    let volume_keys = env.keys()?;
     if physical_len == 0 {
         return Ok(Arrived::Empty);
     }
@@ -109,7 +112,7 @@ pub(super) fn load_with_key(env: &Env, backing: &dyn File, physical_len: u64) ->
     }
     let core = parse_core(env, &page)?;
     let (area, area_index, data_key) = choose_area(env, &core, &page)?;
-    let keys = FileKeys::derive(env.suite, &data_key, &env.keys()?.bind, &core.file)
+    let keys = FileKeys::derive(env.suite, &data_key, &volume_keys.bind, &core.file)
         .map_err(|error| damaged("data key", error))?;
     let states = parse_states(&page, &keys.header, &core.file);
     match states.iter().flatten().max_by_key(|state| state.sequence) {

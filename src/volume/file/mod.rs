@@ -11,6 +11,7 @@ mod owed;
 mod remains;
 mod rewrap;
 mod settling;
+mod share;
 mod shell;
 #[cfg(test)]
 mod tests;

@@ -321,6 +321,30 @@ impl FileState {
         }
     }
 
+    /// Forgets the contents and the keys to them, after whoever uses them; whether nothing of them waited.
+    pub(in crate::volume) fn unload(&self) -> bool {
+        let mut content = self.content_alone();
+        let at_rest = match &*content {
+            Content::Body(body) => {
+                let at_rest = body.is_durable() && body.is_settled();
+                if !at_rest && let Err(error) = body.sync(true) {
+                    tracing::error!(
+                        "a file of a locked volume may have lost what was written last: {error}"
+                    );
+                }
+                at_rest
+            }
+            _ => true,
+        };
+        *content = Content::Unread;
+        at_rest
+    }
+
+    /// A count that moves with every change of the contents by a user.
+    pub(crate) fn user_changes(&self) -> u64 {
+        self.user_changes.load(Ordering::Acquire)
+    }
+
     /// How long ago it was last changed.
     pub(in crate::volume) fn idle(&self) -> Duration {
         now().saturating_sub(Duration::from_millis(

@@ -1,7 +1,10 @@
 //! Names, directories and attributes of a whole volume over a store in memory.
 
+mod copy;
+mod key_loss;
 mod model;
 mod names;
+mod rekey_data;
 mod rules;
 
 use std::sync::Arc;
