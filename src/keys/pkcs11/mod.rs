@@ -2,8 +2,10 @@
 //! key never leaves its token, and a data key is never an object on it.
 //!
 //! From below: `raw` calls a library, `library` initialises and recovers it, `pool` bounds what waits for it, `token` finds
-//! and logs in, `object` names keys, `wraps` are the bytes, `key` is the provider, `make` chooses key and mechanism.
+//! and logs in, `object` names keys, `bytes` and `wraps` are how
+//! keys are wrapped, `key` is the provider, `make` chooses key and mechanism.
 
+mod bytes;
 mod fault;
 mod key;
 mod library;

@@ -531,6 +531,9 @@ mod tests {
 
     #[test]
     fn the_id_of_a_taken_key_tells_its_parts_apart() {
+        // Computed with Python's hashlib from docs/FORMAT.md.
+        let computed = taken_id("strong", "0001", "disk", &[1, 2]);
+        assert_eq!(computed.to_string(), "76106ea0a8a7fdd6ee7b0d0817045980");
         let id = taken_id("t", "s", "o", b"i");
         for other in [
             taken_id("ts", "", "o", b"i"),

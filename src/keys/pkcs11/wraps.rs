@@ -1,37 +1,25 @@
-//! The bytes of wraps made by tokens (`docs/FORMAT.md`, section 1), and the calls that make and open them.
+//! Wrapping and unwrapping with a token's key.
 //!
-//! Invariant: nothing that a token gives is believed: lengths are checked, a vector of zeros is refused, and what a mechanism
-//! does not bind to its context is bound here.
+//! Invariant: nothing that a token gives is believed: lengths are checked, and a vector of zeros is refused.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::object::ObjectHandle;
-use rsa::oaep::EncryptingKey;
-use rsa::traits::{PublicKeyParts, RandomizedEncryptor};
-use rsa::{BoxedUint, PublicKey};
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use rsa::PublicKey;
 
+use super::bytes::{
+    KEY, MAC_BLOCKS, checked_cbc, framed_cbc, mac_key, opened_oaep, parse_public, wrap_oaep,
+};
 use super::fault::Fault;
 use super::object::{Chain, Kind};
 use super::raw::{Cipher, GCM_IV, GCM_TAG};
 use super::token::Live;
-use crate::crypto::{Secret, hkdf, mac32, random_bytes, verify32};
+use crate::crypto::{Secret, random_bytes};
 use crate::format::ids::KeyVersion;
 use crate::format::wrap::{MAX_WRAPPED, WrapAlgorithm};
 use crate::keys::{KeyError, Wrapped};
-
-/// Bytes of a wrapped key.
-const KEY: usize = 32;
-/// Bytes of the hash of a context behind a key, where the mechanism has no place for the context.
-const CHECK: usize = 16;
-/// Two blocks that the token's key encrypts for the MAC key of `aes-cbc-hmac`; they name their purpose and are never a text.
-const MAC_BLOCKS: &[u8; 32] = b"strongroom/1/pkcs11 cbc mac key.";
-/// The label of that MAC key, and of what it is used for.
-const MAC_LABEL: &[u8] = b"pkcs11 cbc mac";
 
 /// A key with what is remembered of it; nothing here is asked for where the token must answer itself.
 pub(super) struct Wrapper {
@@ -223,7 +211,7 @@ impl Wrapper {
         if made.expose().len() != KEY {
             return Err(Fault::Misbehaves("CBC gave another length than it got"));
         }
-        let mac = Arc::new(hkdf::<32>(&[made.expose()], &[], &[MAC_LABEL]));
+        let mac = Arc::new(mac_key(made.expose()));
         let mut macs = self.macs.lock().unwrap_or_else(PoisonError::into_inner);
         macs.insert(version, Arc::clone(&mac));
         Ok(mac)
@@ -321,78 +309,4 @@ fn cbc(live: &Live, key: ObjectHandle, iv: [u8; 16], text: &[u8; KEY]) -> Result
         .expose()
         .try_into()
         .map_err(|_| Fault::Misbehaves("CBC gave another length than it got"))
-}
-
-/// IV ‖ text ‖ MAC.
-fn framed_cbc(mac: &Secret<32>, context: &[u8], iv: &[u8; 16], text: &[u8; KEY]) -> Vec<u8> {
-    let tag = mac32(mac, &[MAC_LABEL, context, iv, text]);
-    [&iv[..], text, &tag].concat()
-}
-
-/// IV and text of a wrap whose MAC is right.
-fn checked_cbc(mac: &Secret<32>, context: &[u8], bytes: &[u8]) -> Option<([u8; 16], [u8; KEY])> {
-    let (iv, rest) = bytes.split_first_chunk::<16>()?;
-    let (text, rest) = rest.split_first_chunk::<KEY>()?;
-    let tag: &[u8; 32] = rest.try_into().ok()?;
-    verify32(mac, &[MAC_LABEL, context, iv, text], tag).then_some((*iv, *text))
-}
-
-fn parse_public(modulus: &[u8], exponent: &[u8]) -> Result<PublicKey, Fault> {
-    let number = BoxedUint::from_be_slice_vartime;
-    let start = modulus.iter().position(|byte| *byte != 0).unwrap_or(0);
-    let modulus = modulus.get(start..).unwrap_or_default();
-    PublicKey::new(number(modulus), number(exponent)).map_err(|error| {
-        Fault::Decided(KeyError::InvalidState(format!(
-            "the public key on the token: {error}"
-        )))
-    })
-}
-
-fn wrap_oaep(
-    public: &PublicKey,
-    algorithm: WrapAlgorithm,
-    context: &[u8],
-    secret: &Secret<32>,
-) -> Result<Vec<u8>, KeyError> {
-    let mut rng = getrandom::SysRng;
-    let wrapped = match algorithm {
-        // A TPM opens no other label, and would tell when it is too late. The version at the end of a context gives the 0.
-        WrapAlgorithm::RsaOaepSha256 if context.last() != Some(&0) => {
-            let text = "a context that is to be an OAEP label must end in a zero byte";
-            return Err(KeyError::InvalidState(text.into()));
-        }
-        WrapAlgorithm::RsaOaepSha256 => {
-            EncryptingKey::<Sha256>::new_with_label(public.clone(), context.to_vec())
-                .encrypt_with_rng(&mut rng, secret.expose())
-        }
-        _ => {
-            let mut text = Secret::<{ KEY + CHECK }>::zero();
-            let (key, check) = text.expose_mut().split_at_mut(KEY);
-            key.copy_from_slice(secret.expose());
-            check.copy_from_slice(&context_check(context));
-            EncryptingKey::<Sha1>::new(public.clone()).encrypt_with_rng(&mut rng, text.expose())
-        }
-    };
-    let wrapped = wrapped.map_err(|error| KeyError::InvalidState(format!("RSA-OAEP: {error}")))?;
-    if wrapped.len() != public.size() || wrapped.len() > MAX_WRAPPED {
-        return Err(KeyError::InvalidState("the RSA key is too long".into()));
-    }
-    Ok(wrapped)
-}
-
-/// The key in what OAEP gave.
-fn opened_oaep(algorithm: WrapAlgorithm, context: &[u8], text: &[u8]) -> Option<Secret<32>> {
-    if algorithm == WrapAlgorithm::RsaOaepSha256 {
-        return Secret::from_slice(text);
-    }
-    let (key, check) = text.split_first_chunk::<KEY>()?;
-    let right: bool = check.ct_eq(&context_check(context)).into();
-    right.then(|| Secret::from_slice(key)).flatten()
-}
-
-fn context_check(context: &[u8]) -> [u8; CHECK] {
-    let hash: [u8; 32] = Sha256::digest(context).into();
-    let mut check = [0; CHECK];
-    check.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-    check
 }
