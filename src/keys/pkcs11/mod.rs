@@ -2,7 +2,7 @@
 //! key never leaves its token, and a data key is never an object on it.
 //!
 //! From below: `raw` calls a library, `library` initialises and recovers it, `pool` bounds what waits for it, `token` finds
-//! and logs in, `object` names keys, `bytes` and `wraps` are how
+//! and logs in, `object` names keys, `mint` makes them, `bytes` and `wraps` are how
 //! keys are wrapped, `key` is the provider, `make` chooses key and mechanism.
 
 mod bytes;
@@ -10,6 +10,7 @@ mod fault;
 mod key;
 mod library;
 mod make;
+mod mint;
 mod module;
 mod object;
 mod pool;

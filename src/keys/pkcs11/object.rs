@@ -1,9 +1,8 @@
-//! Key objects on a token: how versions of a key are named, found, checked, made and destroyed.
+//! Key objects on a token: how versions of a key are named and found, and what they say of themselves.
 //!
 //! Invariant: a key is the one object of its class with its label or CKA_ID; where two have it, neither is used.
 
-use cryptoki::mechanism::Mechanism as Generate;
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use sha2::{Digest, Sha256};
 
 use super::fault::Fault;
@@ -14,11 +13,6 @@ use crate::keys::{KeyError, KeyState};
 
 /// Bytes of the CKA_ID of a version that we made: key id ‖ version, big endian.
 const OWN_ID: usize = 20;
-/// RSA keys, bits: below is too weak, above does not fit a header.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=3072;
-/// Bits of the RSA keys that we make.
-const RSA_MADE: u64 = 2048;
-
 /// What kind of key unwraps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -35,6 +29,13 @@ pub(super) struct Chain {
     pub kind: Kind,
     /// The first version was there before; it has another CKA_ID than ours, and is found by its label.
     pub taken: bool,
+}
+
+/// An RSA public key, big endian.
+#[derive(Debug, Default)]
+pub(super) struct PublicParts {
+    pub modulus: Vec<u8>,
+    pub exponent: Vec<u8>,
 }
 
 impl Kind {
@@ -66,14 +67,14 @@ impl Chain {
         }
     }
 
-    fn label(&self, version: KeyVersion) -> String {
+    pub fn label(&self, version: KeyVersion) -> String {
         match version.0 {
             1 => self.object.clone(),
             n => format!("{}.v{n}", self.object),
         }
     }
 
-    fn id(&self, version: KeyVersion) -> Vec<u8> {
+    pub fn id(&self, version: KeyVersion) -> Vec<u8> {
         [&self.key.0[..], &version.0.to_be_bytes()].concat()
     }
 
@@ -91,7 +92,7 @@ impl Chain {
         Fault::Missing(format!("`{}` ({})", self.object, self.key))
     }
 
-    fn what(&self, version: KeyVersion) -> String {
+    pub fn what(&self, version: KeyVersion) -> String {
         format!("`{}` version {version} ({})", self.object, self.key)
     }
 }
@@ -246,7 +247,11 @@ impl Live {
         Ok(handle)
     }
 
-    fn find_one(&self, chain: &Chain, version: KeyVersion) -> Result<Option<ObjectHandle>, Fault> {
+    pub fn find_one(
+        &self,
+        chain: &Chain,
+        version: KeyVersion,
+    ) -> Result<Option<ObjectHandle>, Fault> {
         let template = chain.template(chain.kind.class(), version);
         match self.session.find_objects(&template)?.as_slice() {
             [] => Ok(None),
@@ -305,93 +310,13 @@ impl Live {
         })
     }
 
-    /// Refuses a key that could leave its token, or that is not of a kind and size that we use.
-    pub fn check(&mut self, chain: &Chain, version: KeyVersion) -> Result<(), Fault> {
-        let handle = self.object(chain, version)?;
-        let attributes = self.session.get_attributes(
-            handle,
-            &[
-                AttributeType::KeyType,
-                AttributeType::Sensitive,
-                AttributeType::Extractable,
-            ],
-        )?;
-        let refuse = |why: &str| {
-            let text = format!("the {} {} {why}", chain.kind.name(), chain.what(version));
-            Err(KeyError::InvalidState(text).into())
-        };
-        let kind = match chain.kind {
-            Kind::Aes => KeyType::AES,
-            Kind::Rsa => KeyType::RSA,
-        };
-        if !attributes.contains(&Attribute::KeyType(kind)) {
-            return refuse("is a key of another type");
-        }
-        if !attributes.contains(&Attribute::Sensitive(true)) {
-            return refuse("is not sensitive: its value can be read out of the token");
-        }
-        if !attributes.contains(&Attribute::Extractable(false)) {
-            return refuse("is extractable: it can be taken out of the token");
-        }
-        match chain.kind {
-            Kind::Aes => match self.number(handle, AttributeType::ValueLen)? {
-                Some(32) | None => Ok(()),
-                Some(bytes) => refuse(&format!("has {bytes} bytes, and must have 32")),
-            },
-            Kind::Rsa => self.check_rsa(handle, refuse),
-        }
-    }
-
-    fn check_rsa(
-        &self,
-        handle: ObjectHandle,
-        refuse: impl Fn(&str) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        let each = self
-            .session
-            .get_attributes(handle, &[AttributeType::AlwaysAuthenticate])?;
-        if each.contains(&Attribute::AlwaysAuthenticate(true)) {
-            return refuse("wants the PIN anew for every use");
-        }
-        let bits = self
-            .session
-            .get_attributes(handle, &[AttributeType::Modulus])?
-            .into_iter()
-            .find_map(|attribute| match attribute {
-                Attribute::Modulus(modulus) => Some(8 * modulus.len()),
-                _ => None,
-            });
-        match bits {
-            Some(bits) if !RSA_BITS.contains(&bits) => {
-                refuse(&format!("has {bits} bits, and must have 2048 to 3072"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn number(&self, handle: ObjectHandle, wanted: AttributeType) -> Result<Option<u64>, Fault> {
-        let found = self.session.get_attributes(handle, &[wanted])?;
-        Ok(found.into_iter().find_map(|attribute| match attribute {
-            Attribute::ValueLen(number) | Attribute::ModulusBits(number) => Some(*number),
-            _ => None,
-        }))
-    }
-
     /// Modulus and exponent, big endian: of the object that decrypts where it has them, else of the public one beside it.
-    pub fn public_key(
-        &mut self,
-        chain: &Chain,
-        version: KeyVersion,
-    ) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+    pub fn public_key(&mut self, chain: &Chain, version: KeyVersion) -> Result<PublicParts, Fault> {
         let private = self.object(chain, version)?;
         if let Some(found) = self.public_parts(private)? {
             return Ok(found);
         }
-        let mut template = chain.template(ObjectClass::PUBLIC_KEY, version);
-        if chain.taken && version.0 == 1 {
-            template.push(Attribute::Id(self.id_of(private)?));
-        }
-        if let [one] = self.session.find_objects(&template)?.as_slice()
+        if let [one] = self.public_objects(chain, version, private)?.as_slice()
             && let Some(found) = self.public_parts(*one)?
         {
             return Ok(found);
@@ -403,93 +328,36 @@ impl Live {
         Err(KeyError::InvalidState(text).into())
     }
 
-    fn public_parts(&self, handle: ObjectHandle) -> Result<Option<(Vec<u8>, Vec<u8>)>, Fault> {
+    /// The public objects beside this private one: of the same CKA_ID, or of the same label where it has none.
+    pub fn public_objects(
+        &self,
+        chain: &Chain,
+        version: KeyVersion,
+        private: ObjectHandle,
+    ) -> Result<Vec<ObjectHandle>, Fault> {
+        let id = self.id_of(private)?;
+        let name = if id.is_empty() {
+            Attribute::Label(chain.label(version).into_bytes())
+        } else {
+            Attribute::Id(id)
+        };
+        let class = Attribute::Class(ObjectClass::PUBLIC_KEY);
+        let template = [class, Attribute::Token(true), name];
+        Ok(self.session.find_objects(&template)?)
+    }
+
+    fn public_parts(&self, handle: ObjectHandle) -> Result<Option<PublicParts>, Fault> {
         let wanted = [AttributeType::Modulus, AttributeType::PublicExponent];
-        let (mut modulus, mut exponent) = (Vec::new(), Vec::new());
+        let mut parts = PublicParts::default();
         for attribute in self.session.get_attributes(handle, &wanted)? {
             match attribute {
-                Attribute::Modulus(bytes) => modulus = bytes,
-                Attribute::PublicExponent(bytes) => exponent = bytes,
+                Attribute::Modulus(bytes) => parts.modulus = bytes,
+                Attribute::PublicExponent(bytes) => parts.exponent = bytes,
                 _ => {}
             }
         }
-        let both = !modulus.is_empty() && !exponent.is_empty();
-        Ok(both.then_some((modulus, exponent)))
-    }
-
-    /// Makes this version on the token, unless it is there: the call before may have made it and lost its answer.
-    pub fn make(&mut self, chain: &Chain, version: KeyVersion) -> Result<(), Fault> {
-        if self.find_one(chain, version)?.is_some() {
-            return Ok(());
-        }
-        let named = || {
-            [
-                Attribute::Token(true),
-                Attribute::Label(chain.label(version).into_bytes()),
-                Attribute::Id(chain.id(version)),
-            ]
-        };
-        let secret = [
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Decrypt(true),
-        ];
-        let (made, public) = match chain.kind {
-            Kind::Aes => {
-                let mut template = [named().as_slice(), &secret].concat();
-                template.extend([
-                    Attribute::Class(ObjectClass::SECRET_KEY),
-                    Attribute::KeyType(KeyType::AES),
-                    Attribute::ValueLen(32.into()),
-                    Attribute::Encrypt(true),
-                ]);
-                let made = self.session.generate_key(&Generate::AesKeyGen, &template)?;
-                (made, None)
-            }
-            Kind::Rsa => {
-                let mut public = named().to_vec();
-                public.extend([
-                    Attribute::ModulusBits(RSA_MADE.into()),
-                    Attribute::PublicExponent(vec![1, 0, 1]),
-                    Attribute::Encrypt(true),
-                ]);
-                let private = [named().as_slice(), &secret].concat();
-                let how = Generate::RsaPkcsKeyPairGen;
-                let (public, made) = self.session.generate_key_pair(&how, &public, &private)?;
-                (made, Some(public))
-            }
-        };
-        // Two that made the same version at the same time: each takes its own away again, none is used.
-        let alone = self.find_one(chain, version);
-        let checked = alone.and_then(|_| self.check(chain, version));
-        if checked.is_err() {
-            self.handles.clear();
-            for object in [Some(made), public].into_iter().flatten() {
-                let _ = self.session.destroy_object(object);
-            }
-        }
-        checked
-    }
-
-    /// C_DestroyObject of everything of this version.
-    pub fn destroy(&mut self, chain: &Chain, version: KeyVersion) -> Result<(), Fault> {
-        let handle = self.object(chain, version)?;
-        let mut beside = Vec::new();
-        if chain.kind == Kind::Rsa {
-            let mut template = chain.template(ObjectClass::PUBLIC_KEY, version);
-            if chain.taken && version.0 == 1 {
-                template.push(Attribute::Id(self.id_of(handle)?));
-            }
-            beside = self.session.find_objects(&template)?;
-        }
-        self.handles.remove(&chain.id(version));
-        self.session.destroy_object(handle)?;
-        // The private key is gone, which is what counts; a public one left over opens nothing.
-        for public in beside {
-            let _ = self.session.destroy_object(public);
-        }
-        Ok(())
+        let both = !parts.modulus.is_empty() && !parts.exponent.is_empty();
+        Ok(both.then_some(parts))
     }
 }
 

@@ -17,11 +17,12 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_BYTE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_MECHANISM_TYPE,
-    CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_SESSION_HANDLE, CK_TOKEN_INFO,
-    CK_ULONG, CKF_LOGIN_REQUIRED, CKF_PROTECTED_AUTHENTICATION_PATH, CKF_TOKEN_INITIALIZED,
-    CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_AES_CBC,
-    CKM_AES_GCM, CKM_RSA_PKCS_OAEP, CKM_SHA_1, CKM_SHA256, CKU_USER, CKZ_DATA_SPECIFIED,
+    CK_BYTE, CK_EFFECTIVELY_INFINITE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM,
+    CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_SESSION_HANDLE,
+    CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKF_LOGIN_REQUIRED,
+    CKF_PROTECTED_AUTHENTICATION_PATH, CKF_TOKEN_INITIALIZED, CKF_USER_PIN_FINAL_TRY,
+    CKF_USER_PIN_LOCKED, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_AES_CBC, CKM_AES_GCM,
+    CKM_RSA_PKCS_OAEP, CKM_SHA_1, CKM_SHA256, CKU_USER, CKZ_DATA_SPECIFIED,
 };
 
 use super::fault::Fault;
@@ -53,6 +54,8 @@ pub(super) struct TokenInfo {
     pub login_required: bool,
     /// The PIN is entered at the reader.
     pub own_pin_pad: bool,
+    /// Sessions that one program may have, where it says.
+    pub sessions: Option<usize>,
     /// One more wrong PIN locks the user out, or one did.
     pub last_try: bool,
 }
@@ -158,6 +161,10 @@ impl Functions {
             initialised: flag(CKF_TOKEN_INITIALIZED),
             login_required: flag(CKF_LOGIN_REQUIRED),
             own_pin_pad: flag(CKF_PROTECTED_AUTHENTICATION_PATH),
+            sessions: most(info.ulMaxSessionCount)
+                .into_iter()
+                .chain(most(info.ulMaxRwSessionCount))
+                .min(),
             last_try: flag(CKF_USER_PIN_FINAL_TRY) || flag(CKF_USER_PIN_LOCKED),
         })
     }
@@ -300,6 +307,12 @@ fn run(
         bytes,
         length: given as usize,
     })
+}
+
+/// A count that is one, and not "any number" or "not told".
+fn most(count: CK_ULONG) -> Option<usize> {
+    let told = count != CK_EFFECTIVELY_INFINITE && count != CK_UNAVAILABLE_INFORMATION;
+    told.then(|| usize::try_from(count).ok()).flatten()
 }
 
 const MISSING: Fault = Fault::Misbehaves("a function of the standard is missing");

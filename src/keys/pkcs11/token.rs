@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use cryptoki::error::RvError;
+use cryptoki::error::{Error, RvError};
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
@@ -98,8 +98,9 @@ impl Token {
             .submit(OPENING, |worker| worker.call(&mut |_| Ok(())))
             .wait()?;
         if token.shared.library.limit() == 0 {
-            token.pool.allow(SESSIONS);
-            token.parallel = SESSIONS;
+            let most = token.info().and_then(|info| info.sessions);
+            token.parallel = most.unwrap_or(SESSIONS).min(SESSIONS);
+            token.pool.allow(token.parallel);
         }
         Ok(Arc::new(token))
     }
@@ -222,7 +223,13 @@ impl Shared {
     fn connect(&self, inside: &Inside<'_>) -> Result<Live, Fault> {
         let (slot, info) = self.find(inside)?;
         // Read and write always: CloudHSM refuses any other. Closed by hand: see `attempt`.
-        let session = inside.functions.context().open_rw_session_no_drop(slot)?;
+        let context = inside.functions.context();
+        let session = match context.open_rw_session_no_drop(slot) {
+            Err(Error::Pkcs11(RvError::TokenWriteProtected, _)) => {
+                context.open_ro_session_no_drop(slot)?
+            }
+            other => other?,
+        };
         let live = Live {
             session,
             functions: Arc::clone(&inside.functions),
@@ -242,13 +249,16 @@ impl Shared {
     /// The one slot whose token is meant.
     fn find(&self, inside: &Inside<'_>) -> Result<(Slot, TokenInfo), Fault> {
         let mut found = Vec::new();
+        let mut silent = None;
         for slot in inside.functions.context().get_slots_with_token()? {
-            // A slot that does not tell what it holds is another's, or is not there after all.
-            if let Ok(info) = inside.functions.token_info(slot)
-                && info.initialised
-                && self.means(slot.id(), &info)
-            {
-                found.push((slot, info));
+            match inside.functions.token_info(slot) {
+                Ok(info) if info.initialised && self.means(slot.id(), &info) => {
+                    found.push((slot, info));
+                }
+                Ok(_) => {}
+                // A token that was taken out meanwhile is not there; one that does not answer may be the one.
+                Err(fault) if fault.is_gone() => {}
+                Err(fault) => silent = Some(fault),
             }
         }
         if found.len() > 1 {
@@ -266,9 +276,8 @@ impl Shared {
             let text = format!("several tokens are meant, name one: {}", names.join(", "));
             return Err(KeyError::InvalidState(text).into());
         }
-        found
-            .pop()
-            .ok_or_else(|| Fault::Missing(format!("token `{}`", self.name())))
+        let missing = || Fault::Missing(format!("token `{}`", self.name()));
+        found.pop().ok_or_else(|| silent.unwrap_or_else(missing))
     }
 
     fn means(&self, slot: u64, info: &TokenInfo) -> bool {

@@ -251,8 +251,8 @@ impl Wrapper {
         if let Some(known) = self.known_public(version) {
             return Ok(known);
         }
-        let (modulus, exponent) = live.public_key(&self.chain, version)?;
-        let key = Arc::new(parse_public(&modulus, &exponent)?);
+        let parts = live.public_key(&self.chain, version)?;
+        let key = Arc::new(parse_public(&parts.modulus, &parts.exponent)?);
         let mut public = self.public.lock().unwrap_or_else(PoisonError::into_inner);
         public.insert(version, Arc::clone(&key));
         Ok(key)
