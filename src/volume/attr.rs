@@ -96,7 +96,7 @@ fn size(volume: &Volume, node: &Arc<Node>, stat: &Stat) -> u64 {
         Kind::File => {
             if let Some(size) = volume
                 .files
-                .live(node.ino())
+                .live(node)
                 .and_then(|state| state.loaded_size())
             {
                 return size;
@@ -227,7 +227,7 @@ pub(crate) fn with_target<T>(
     if node.is_root() {
         return work(&Target::Root(&volume.env.root));
     }
-    match volume.files.live(node.ino()) {
+    match volume.files.live(node) {
         Some(state) => work(&Target::File(state)),
         None => dir::at_name(volume, node, |name| {
             work(&Target::Entry(name.dir, name.stored))

@@ -190,8 +190,8 @@ fn must_be_empty(root: &Arc<dyn Dir>) -> Result<()> {
             let ours = names::classify(&entry.name) == EntryClass::Internal;
             if !ours && entry.name != b"lost+found" {
                 let sentence = if begun {
-                    "the directory holds what an interrupted copy left, which is no volume and can be read by nobody: \
-                     empty it, and copy again"
+                    "the directory is not empty; if that is what an interrupted copy left, it is no volume and can be \
+                     read by nobody: empty the directory and copy again, or choose another"
                 } else {
                     "the directory is not empty: make the volume in an empty one, then copy your files into the mount"
                 };

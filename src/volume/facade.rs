@@ -172,7 +172,10 @@ impl Volume {
 
     /// Attributes.
     pub fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
-        self.require_unlocked()?;
+        // Who unmounts a locked volume must still find the mount; the top directory's attributes need no key.
+        if !node.is_root() {
+            self.require_unlocked()?;
+        }
         attr::attr(self, node)
     }
 

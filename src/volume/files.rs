@@ -36,18 +36,25 @@ struct Held {
 }
 
 impl FileTable {
-    /// The state of an inode, if it is in use.
-    pub(crate) fn live(&self, ino: u64) -> Option<Arc<FileState>> {
-        locked(&self.0)
-            .states
-            .get(&ino)
-            .and_then(|held| held.state.upgrade())
+    /// The state of a file, if it is in use.
+    pub(crate) fn live(&self, node: &Node) -> Option<Arc<FileState>> {
+        self.live_for(node, false).map(|(state, _)| state)
     }
 
-    fn live_for(&self, ino: u64, write: bool) -> Option<(Arc<FileState>, bool)> {
-        let table = locked(&self.0);
-        let held = table.states.get(&ino)?;
-        Some((held.state.upgrade()?, held.writable || !write))
+    /// As `live`, and whether it can be used so.
+    fn live_for(&self, node: &Node, write: bool) -> Option<(Arc<FileState>, bool)> {
+        loop {
+            let ino = node.ino();
+            let found = {
+                let table = locked(&self.0);
+                let held = table.states.get(&ino);
+                held.and_then(|held| Some((held.state.upgrade()?, held.writable || !write)))
+            };
+            // A file that was encrypted anew meanwhile is another inode, and its old number may be another file's by now.
+            if node.ino() == ino {
+                return found;
+            }
+        }
     }
 
     pub(crate) fn insert(&self, ino: u64, state: &Arc<FileState>, writable: bool) {
@@ -123,7 +130,7 @@ pub(crate) fn open_unchecked(
     write: bool,
 ) -> Result<Arc<FileState>> {
     require_file(node)?;
-    if let Some((state, true)) = volume.files.live_for(node.ino(), write) {
+    if let Some((state, true)) = volume.files.live_for(node, write) {
         return Ok(state);
     }
     volume.settler.make_room();
@@ -153,7 +160,7 @@ pub(crate) fn open_at(
 ) -> Result<Arc<FileState>> {
     require_file(node)?;
     let _one = locked(&node.opening);
-    match volume.files.live_for(node.ino(), write) {
+    match volume.files.live_for(node, write) {
         Some((state, true)) => Ok(state),
         Some((state, false)) => {
             let (backing, _) = open_backing(&volume.env, node, entry, true)?;
@@ -176,7 +183,7 @@ pub(crate) fn created(
     entry: &Entry,
 ) -> Arc<FileState> {
     let _one = locked(&node.opening);
-    match volume.files.live_for(node.ino(), true) {
+    match volume.files.live_for(node, true) {
         Some((state, writable)) => {
             // Somebody looked it up and opened it at once.
             if !writable {

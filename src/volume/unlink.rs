@@ -48,7 +48,7 @@ pub(crate) fn take_name(
     if found.stat.nlink > 1 {
         found.stat = spot.dir.stat_at(spot.entry())?;
     }
-    let Some(state) = volume.files.live(node.ino()) else {
+    let Some(state) = volume.files.live(&node) else {
         return work();
     };
     state.name_going(&spot.place());
@@ -64,7 +64,7 @@ pub(crate) fn removed(volume: &Volume, spot: &Spot, found: &Found) {
         stat.nlink.saturating_sub(1)
     };
     node.gone_from(&spot.node, spot.entry(), Some(Stat { nlink, ..*stat }));
-    if let Some(state) = volume.files.live(node.ino()) {
+    if let Some(state) = volume.files.live(node) {
         state.name_gone(&spot.place());
         if nlink == 0 {
             state.last_name_gone();
