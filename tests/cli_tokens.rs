@@ -570,3 +570,122 @@ fn a_disabled_key_has_its_code_also_when_a_daemon_meets_it() {
     sandbox.ok(&["mount", "--read-only", "vault", "mnt"]);
     assert!(fails(&sandbox, 7, &["rotate", "mnt"]).contains("read-only"));
 }
+
+#[test]
+fn copies_a_volume_under_another_key() {
+    let token = TestToken::soft_hsm();
+    let sandbox = sandbox(&token);
+    sandbox.ok(&["init", "source"]);
+    sandbox.ok(&["mount", "source", "mnt"]);
+    write_some(&sandbox.mnt());
+    let uri = uri(&token, "copy");
+    let copy = |dest: &str, more: &[&str]| {
+        let args = [
+            &["copy", "--to", &uri, "--to-pin-file", "pin"],
+            more,
+            &["source", dest],
+        ];
+        args.concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let run = |args: &[String]| {
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        sandbox.ok(&args)
+    };
+    fails(
+        &sandbox,
+        7,
+        &[
+            "copy",
+            "--to",
+            &uri,
+            "--to-pin-file",
+            "pin",
+            "source",
+            "vault",
+        ],
+    );
+    assert!(!sandbox.vault().exists());
+    sandbox.umount();
+    let report = json(&run(&copy("vault", &["--json"])));
+    assert_eq!(report["files"], 20);
+    assert_eq!(info(&sandbox)["object"], "copy");
+    assert_ne!(
+        info(&sandbox)["volume"],
+        json(&sandbox.ok(&["info", "source", "--json"]))["volume"]
+    );
+    assert_reads(&sandbox, &PIN);
+    with_pin(&sandbox, &["mount", "vault", "mnt"]);
+    fs::write(sandbox.mnt().join("new"), "x").unwrap();
+    sandbox.umount();
+    assert!(!sandbox.ok(&["ls", "source"]).contains("new"));
+    let said = run(&copy("shared", &["--share-data-keys"]));
+    assert!(said.contains("same data keys"), "{said}");
+    assert_eq!(with_pin(&sandbox, &["cat", "shared", "7"]), "content 7");
+    let said = fails(
+        &sandbox,
+        8,
+        &[
+            "copy",
+            "--to",
+            &uri,
+            "--to-pin-file",
+            "pin",
+            "source",
+            "shared",
+        ],
+    );
+    assert!(said.contains("volume"), "{said}");
+}
+
+#[test]
+fn encrypts_files_again_mounted_and_not() {
+    let token = TestToken::soft_hsm();
+    let sandbox = with_volume(&token, &[]);
+    with_pin(&sandbox, &["mount", "vault", "mnt"]);
+    write_some(&sandbox.mnt());
+    fs::create_dir(sandbox.mnt().join("dir")).unwrap();
+    for at in 0..50 {
+        let name = format!("dir/{}{at}", "n".repeat(200));
+        fs::write(sandbox.mnt().join(name), "in dir").unwrap();
+    }
+    let stored = || {
+        let mut bytes = Vec::new();
+        for entry in fs::read_dir(sandbox.vault()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                bytes.push((entry.file_name(), fs::read(entry.path()).unwrap()));
+            }
+        }
+        bytes.sort();
+        bytes
+    };
+    let report = json(&sandbox.ok(&["rekey-data", "mnt", "7", "dir", "--json"]));
+    assert_eq!(
+        (&report["files"], &report["refused"]),
+        (&51.into(), &0.into())
+    );
+    let through = sandbox.mnt().join("8");
+    let mut many: Vec<String> = (0..50)
+        .map(|at| format!("dir/{}{at}", "n".repeat(200)))
+        .collect();
+    many.push(through.to_str().unwrap().to_owned());
+    let args: Vec<_> = ["rekey-data", "mnt", "--json"]
+        .into_iter()
+        .chain(many.iter().map(String::as_str))
+        .collect();
+    let report = json(&sandbox.ok(&args));
+    assert_eq!(report["files"], 51, "in several requests");
+    let open = fs::File::open(sandbox.mnt().join("9")).unwrap();
+    let output = sandbox.run(&["rekey-data", "mnt", "9", "absent"]);
+    assert_eq!(output.status.code(), Some(1), "refused files are told");
+    drop(open);
+    sandbox.umount();
+    let before = stored();
+    with_pin(&sandbox, &["rekey-data", "vault", "/"]);
+    assert_ne!(stored(), before);
+    assert_reads(&sandbox, &PIN);
+    with_pin(&sandbox, &["check", "vault"]);
+}

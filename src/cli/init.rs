@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use super::args::{Cipher, Global, InitArgs, NewVolume, Trust};
 use super::exit::at;
-use super::opening;
+use super::opening::How;
 use super::providers::Opened;
 use super::secrets::Secrets;
-use super::target;
+use super::{opening, target};
 use crate::format::suite::Suite;
 use crate::store::{Host, RealStore, Store};
-use crate::volume::{CreateOptions, InPlace, Target, create, suitable};
+use crate::volume::{CreateOptions, Target, create, suitable};
 
 pub(super) fn init(global: &Global, args: &InitArgs) -> anyhow::Result<()> {
     make(global, &args.new, &args.directory)?;
@@ -84,7 +84,7 @@ pub(super) fn remember(directory: &Path, target: Target) -> anyhow::Result<()> {
         modules: [(target.key, module)].into(),
         tokens: Arc::default(),
     };
-    let open = opening::with(directory, opened, &Trust::default(), true, InPlace::Auto)?;
+    let open = opening::with(directory, opened, &Trust::default(), &How::once(true))?;
     Ok(open.volume.close()?)
 }
 

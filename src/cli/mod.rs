@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod copy;
 mod daemon;
 mod exit;
 mod export;
@@ -19,6 +20,7 @@ mod opening;
 mod places;
 mod providers;
 mod rekey;
+mod rekey_data;
 mod rotate;
 mod secrets;
 mod target;
@@ -70,6 +72,8 @@ fn run(cli: &Cli) -> anyhow::Result<Code> {
         Command::Info { output, path } => info::info(path, output.json),
         Command::Rotate(args) => return rotate::rotate(global, args),
         Command::Rekey(args) => return rekey::rekey(global, args),
+        Command::RekeyData(args) => return rekey_data::rekey_data(global, args),
+        Command::Copy(args) => copy::copy(global, args),
         Command::Ls {
             trust,
             output,

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::args::{Global, MountArgs};
 use super::exit::{Code, failure};
-use super::opening::Open;
+use super::opening::{How, Open};
 use super::providers::{self, Known};
 use super::{daemon, mounts, opening, target};
 use crate::fuse::control::{Client, Control};
@@ -64,13 +64,8 @@ fn serve(
     let secrets = providers::gather(global, &known, &args.trust)?;
     let opened = providers::open(global, &known, &secrets, &args.trust)?;
     drop(secrets);
-    let Open { volume, tokens } = opening::with(
-        &options.vault,
-        opened,
-        &args.trust,
-        options.read_only,
-        options.in_place,
-    )?;
+    let Open { volume, tokens } =
+        opening::with(&options.vault, opened, &args.trust, &How::mounted(options))?;
     let socket = mounts::socket_of(&known.info.volume, options.read_only, &mountpoint)?;
     let about = about(&options.vault, &mountpoint, options.read_only);
     let mut control = match Control::listen(&socket, volume.clone(), about, target::opener(tokens))

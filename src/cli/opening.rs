@@ -2,17 +2,49 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::args::{Global, Trust};
 use super::providers::{self, Known, OpenTokens, Opened};
 use super::{mounts, places};
+use crate::fuse::MountOptions;
 use crate::store::{Host, RealStore, Store};
-use crate::volume::{self, InPlace, OpenOptions, Volume};
+use crate::volume::{self, CHECK_EVERY, InPlace, KeyLoss, OpenOptions, Volume};
 
 /// An open volume, and the tokens that are open with it.
 pub(super) struct Open {
     pub(super) volume: Arc<Volume>,
     pub(super) tokens: Arc<OpenTokens>,
+}
+
+/// What an open volume is for.
+pub(super) struct How {
+    read_only: bool,
+    in_place: InPlace,
+    on_key_loss: KeyLoss,
+    key_check: Duration,
+}
+
+impl How {
+    /// For one command, which asks the key's home itself.
+    pub(super) fn once(read_only: bool) -> Self {
+        Self {
+            read_only,
+            in_place: InPlace::Auto,
+            on_key_loss: KeyLoss::Keep,
+            key_check: CHECK_EVERY,
+        }
+    }
+
+    /// For a mount.
+    pub(super) fn mounted(options: &MountOptions) -> Self {
+        Self {
+            read_only: options.read_only,
+            in_place: options.in_place,
+            on_key_loss: options.on_key_loss,
+            key_check: options.key_check,
+        }
+    }
 }
 
 /// Gathers what opens a volume's keys, and opens it.
@@ -25,29 +57,23 @@ pub(super) fn open(
     let known = Known::of(vault)?;
     let secrets = providers::gather(global, &known, trust)?;
     let opened = providers::open(global, &known, &secrets, trust)?;
-    with(vault, opened, trust, read_only, InPlace::Auto)
+    with(vault, opened, trust, &How::once(read_only))
 }
 
 /// Opens a volume with its providers; its pin lies in this host's state directory.
-pub(super) fn with(
-    vault: &Path,
-    opened: Opened,
-    trust: &Trust,
-    read_only: bool,
-    in_place: InPlace,
-) -> anyhow::Result<Open> {
+pub(super) fn with(vault: &Path, opened: Opened, trust: &Trust, how: &How) -> anyhow::Result<Open> {
     let store = mounts::store(vault)?;
     let state = RealStore::open(&places::state_dir()?)?;
     let options = OpenOptions {
-        read_only,
-        in_place,
+        read_only: how.read_only,
+        in_place: how.in_place,
+        on_key_loss: how.on_key_loss,
+        key_check: how.key_check,
         host: Host::here()?,
         state: Some(state.root()),
         expect: trust.expect_volume.clone(),
         take_over: trust.take_over,
         modules: opened.modules,
-        on_key_loss: volume::KeyLoss::Keep,
-        key_check: volume::CHECK_EVERY,
     };
     let volume = volume::open(store, opened.providers, &options)?;
     let unlocked = crate::crypto::lock_failures();

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::args::{Global, RekeyArgs};
 use super::exit::Code;
+use super::opening::How;
 use super::providers::{self, Known};
 use super::{mounts, opening, rotate, target, text};
-use crate::volume::{InPlace, Rotation};
+use crate::volume::Rotation;
 
 pub(super) fn rekey(global: &Global, args: &RekeyArgs) -> anyhow::Result<Code> {
     let found = mounts::find(&args.path)?;
@@ -41,7 +42,7 @@ fn here(
     // Nobody is asked twice for what opens the keystore.
     let secrets = if secrets.are_none() { now } else { secrets };
     let target = wanted.open(&secrets, &opened.tokens)?;
-    let volume = opening::with(vault, opened, &args.trust, false, InPlace::Auto)?.volume;
+    let volume = opening::with(vault, opened, &args.trust, &How::once(false))?.volume;
     let rotation = rotate::with_bar(|show| Ok(volume.rekey(target, show)?));
     let closed = volume.close();
     let rotation = rotation?;

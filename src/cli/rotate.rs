@@ -160,7 +160,7 @@ pub(super) fn with_bar<T>(
 }
 
 /// Only on a terminal.
-fn bar() -> ProgressBar {
+pub(super) fn bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

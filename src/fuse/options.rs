@@ -1,8 +1,9 @@
 //! What `-o` of a mount understands, and what the kernel is told of it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::volume::InPlace;
+use crate::volume::{CHECK_EVERY, InPlace, KeyLoss, KeyLossError, parse_duration};
 
 /// How a volume is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub struct MountOptions {
     pub threads: Option<usize>,
     /// Whether whole groups may be overwritten in place.
     pub in_place: InPlace,
+    /// What becomes of the mount when its master key is disabled or gone.
+    pub on_key_loss: KeyLoss,
+    /// How often the key's home is asked, where that matters.
+    pub key_check: Duration,
 }
 
 /// Why a list of options was refused.
@@ -48,10 +53,13 @@ pub enum OptionError {
         /// What it was given.
         value: String,
     },
+    /// `on-key-loss` or `key-check`.
+    #[error("mount option on-key-loss or key-check: {0}")]
+    KeyLoss(#[from] KeyLossError),
 }
 
 const KNOWN: &str = "allow_other, ro, rw, suid, nosuid, dev, nodev, exec, noexec, atime, noatime, relatime, writeback, \
-                     no-tune, max-threads=N, inplace=auto|never|always";
+                     no-tune, max-threads=N, inplace=auto|never|always, on-key-loss=keep|grace=DURATION|lock, key-check=DURATION";
 /// More threads than this only take memory.
 const MAX_THREADS: usize = 256;
 
@@ -70,6 +78,8 @@ impl MountOptions {
             tune: true,
             threads: None,
             in_place: InPlace::Auto,
+            on_key_loss: KeyLoss::Keep,
+            key_check: CHECK_EVERY,
         }
     }
 
@@ -88,6 +98,8 @@ impl MountOptions {
         {
             ("max-threads", Some(value)) => self.threads = Some(threads(value)?),
             ("inplace", Some(value)) => self.in_place = in_place(value)?,
+            ("on-key-loss", Some(value)) => self.on_key_loss = value.parse()?,
+            ("key-check", Some(value)) => self.key_check = parse_duration(value)?,
             (name, None) => self.switch(name)?,
             _ => return Err(OptionError::Unknown(option.to_owned())),
         }
@@ -193,6 +205,34 @@ mod tests {
                 refused
                     .to_string()
                     .contains(list.split(',').next_back().unwrap())
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_lost_key_means_is_chosen() {
+        let options = taken("on-key-loss=grace=5m,key-check=2s").unwrap();
+        assert_eq!(
+            (options.on_key_loss, options.key_check),
+            (
+                KeyLoss::Grace(Duration::from_secs(300)),
+                Duration::from_secs(2)
+            )
+        );
+        assert_eq!(taken("").unwrap().on_key_loss, KeyLoss::Keep);
+        assert_eq!(
+            taken("on-key-loss=lock").unwrap().on_key_loss,
+            KeyLoss::Lock
+        );
+        for list in [
+            "on-key-loss=maybe",
+            "on-key-loss=grace",
+            "key-check=0s",
+            "key-check=5",
+        ] {
+            assert!(
+                matches!(taken(list), Err(OptionError::KeyLoss(_))),
+                "{list}"
             );
         }
     }

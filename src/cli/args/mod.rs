@@ -89,6 +89,10 @@ pub(in crate::cli) enum Command {
     Check(CheckArgs),
     /// Move a volume to another master key, or another envelope; data is not touched
     Rekey(RekeyArgs),
+    /// Encrypt files again, under new data keys
+    RekeyData(RekeyDataArgs),
+    /// Copy an unmounted volume into a new one under another master key
+    Copy(CopyArgs),
     /// List a directory of a volume without mounting it
     Ls {
         #[command(flatten)]
@@ -202,6 +206,39 @@ pub(in crate::cli) struct RekeyArgs {
     /// Backing directory or mount point
     #[arg(value_name = "DIR|MNT")]
     pub(in crate::cli) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RekeyDataArgs {
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+    #[command(flatten)]
+    pub(in crate::cli) trust: Trust,
+    /// Backing directory or mount point
+    #[arg(value_name = "DIR|MNT")]
+    pub(in crate::cli) directory: PathBuf,
+    /// Paths inside the volume; of a directory, all files below
+    #[arg(value_name = "PATH", required = true)]
+    pub(in crate::cli) paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CopyArgs {
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+    #[command(flatten)]
+    pub(in crate::cli) trust: Trust,
+    #[command(flatten)]
+    pub(in crate::cli) destination: Destination,
+    /// Copy ciphertext as it is, with its data keys: fast, and who has the data keys of one volume reads both
+    #[arg(long)]
+    pub(in crate::cli) share_data_keys: bool,
+    /// Backing directory
+    #[arg(value_name = "DIR")]
+    pub(in crate::cli) directory: PathBuf,
+    /// Directory that will hold the copy; made if missing, else it must be empty
+    #[arg(value_name = "DEST")]
+    pub(in crate::cli) destination_dir: PathBuf,
 }
 
 /// What the user vouches for when a volume is opened.

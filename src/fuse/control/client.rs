@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::protocol::{Answer, Command, Request, send, send_with};
-use crate::volume::{Progress, Rotation};
+use crate::volume::{Progress, RekeyData, RekeyDataProgress, Rotation};
 
 /// Why a daemon did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,27 @@ impl Client {
         }
     }
 
+    /// Encrypts files of the mounted volume under new data keys; paths are from its top.
+    pub fn rekey_data(
+        self,
+        paths: &[Vec<u8>],
+        progress: &mut dyn FnMut(RekeyDataProgress),
+    ) -> Result<RekeyData, ControlError> {
+        let request = Request {
+            paths: paths.to_vec(),
+            ..Request::plain(Command::RekeyData)
+        };
+        let told = &mut |answer| {
+            if let Answer::Encrypted { files, bytes } = answer {
+                progress(RekeyDataProgress { files, bytes });
+            }
+        };
+        match self.ask(&request, &[], told)? {
+            Answer::Data(report) => Ok(report),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// What the daemon says of itself.
     pub fn info(self) -> Result<Value, ControlError> {
         match self.ask(&Request::plain(Command::Info), &[], &mut |_| {})? {
@@ -111,7 +132,13 @@ impl Client {
         secrets: &[BorrowedFd<'_>],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Rotation, ControlError> {
-        match self.ask(request, secrets, progress)? {
+        let told = &mut |answer| {
+            if let Answer::Progress { done, phase } = answer {
+                let phase = phase.into();
+                progress(Progress { done, phase });
+            }
+        };
+        match self.ask(request, secrets, told)? {
             Answer::Rotation(rotation) => Ok(rotation),
             _ => Err(unexpected()),
         }
@@ -121,15 +148,12 @@ impl Client {
         self,
         request: &Request,
         secrets: &[BorrowedFd<'_>],
-        progress: &mut dyn FnMut(Progress),
+        told: &mut dyn FnMut(Answer),
     ) -> Result<Answer, ControlError> {
         send_with(&self.connection, request, secrets)?;
         for line in BufReader::new(&self.connection).lines() {
             match serde_json::from_str(&line?).map_err(io::Error::from)? {
-                Answer::Progress { done, phase } => progress(Progress {
-                    done,
-                    phase: phase.into(),
-                }),
+                answer @ (Answer::Progress { .. } | Answer::Encrypted { .. }) => told(answer),
                 Answer::Error { kind, message } => {
                     return Err(ControlError::Refused { kind, message });
                 }

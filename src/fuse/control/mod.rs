@@ -1,8 +1,9 @@
 //! The control socket of a mount: what can be asked of the daemon that holds a volume, and the asking side.
 //!
-//! One line of JSON asks: `{"command":"rotate"}`, `"destroy-old"`, `"info"`, `"wait"`, or `"rekey"` with `"to"`, whose secrets
-//! come as descriptors (SCM_RIGHTS) beside the line. Lines of JSON answer: `{"progress":{..}}` any number of times, then
-//! `{"rotation":{..}}`, `{"destroyed":{..}}`, `{"info":{..}}` or `{"error":{..}}`. To `wait` the answer is
+//! One line of JSON asks: `{"command":"rotate"}`, `"destroy-old"`, `"info"`, `"wait"`, `"rekey-data"` with
+//! `"paths"`, or `"rekey"` with `"to"`, whose secrets come as descriptors (SCM_RIGHTS) beside the line. Lines of JSON answer:
+//! `{"progress":{..}}` or `{"encrypted":{..}}` any number of times, then `{"rotation":{..}}`, `{"destroyed":{..}}`,
+//! `{"data":{..}}`, `{"info":{..}}` or `{"error":{..}}`. To `wait` the answer is
 //! `{"waiting":{}}`, and then the end of the connection, when the daemon has let the volume go.
 //!
 //! Invariants: only root and the daemon's own user are answered, whatever the socket file's mode lets through; no secret
@@ -222,7 +223,7 @@ impl Shared {
                 send(connection, &Answer::Waiting {})?;
                 io::copy(&mut &*connection, &mut io::sink())?; // until the asker goes, or `finish`
             }
-            Command::Rotate | Command::Rekey | Command::DestroyOld => {
+            Command::Rotate | Command::Rekey | Command::DestroyOld | Command::RekeyData => {
                 let answer = self.change_keys(connection, &request, descriptors);
                 send(connection, &answer.unwrap_or_else(|refused| refused))?;
             }
@@ -241,12 +242,18 @@ impl Shared {
             volume.ok_or_else(|| Answer::error("unmounting", "the volume is being unmounted"))?;
         let mut listening = true;
         let mut told = Instant::now();
-        let mut progress = |progress: Progress| {
+        let mut tell = |answer: Answer| {
             if listening && told.elapsed() >= PROGRESS_EVERY {
                 told = Instant::now();
-                listening = send(connection, &Answer::from(progress)).is_ok(); // the work goes on without an asker
+                listening = send(connection, &answer).is_ok(); // the work goes on without an asker
             }
         };
+        if request.command == Command::RekeyData {
+            let report =
+                volume.rekey_data(&request.paths, &mut |progress| tell(progress.into()))?;
+            return Ok(Answer::Data(report));
+        }
+        let mut progress = |progress: Progress| tell(progress.into());
         match (request.command, &request.to) {
             (Command::Rekey, Some(to)) => {
                 let target = (self.open_target)(to, descriptors)

@@ -12,7 +12,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::volume::{Error, Phase, Progress, Rotation};
+use crate::volume::{Error, Phase, Progress, RekeyData, RekeyDataProgress, Rotation};
 
 /// The longest request, bytes.
 const REQUEST_LIMIT: usize = 1 << 16;
@@ -25,6 +25,7 @@ pub(super) enum Command {
     Rotate,
     Rekey,
     DestroyOld,
+    RekeyData,
     Info,
     Wait,
 }
@@ -35,11 +36,18 @@ pub(super) struct Request {
     /// For `rekey`: where to. Never a secret; those are behind the descriptors that come with the line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) to: Option<Value>,
+    /// For `rekey-data`: paths from the top of the volume, as bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) paths: Vec<Vec<u8>>,
 }
 
 impl Request {
     pub(super) fn plain(command: Command) -> Self {
-        Self { command, to: None }
+        Self {
+            command,
+            to: None,
+            paths: Vec::new(),
+        }
     }
 }
 
@@ -55,6 +63,12 @@ pub(super) enum Answer {
     Destroyed {
         versions: Vec<u32>,
     },
+    Encrypted {
+        files: u64,
+        bytes: u64,
+    },
+    /// Fields as `volume::RekeyData` names them.
+    Data(RekeyData),
     Info(Value),
     Waiting {},
     Error {
@@ -108,6 +122,15 @@ impl From<Progress> for Answer {
         Self::Progress {
             done: progress.done,
             phase,
+        }
+    }
+}
+
+impl From<RekeyDataProgress> for Answer {
+    fn from(progress: RekeyDataProgress) -> Self {
+        Self::Encrypted {
+            files: progress.files,
+            bytes: progress.bytes,
         }
     }
 }
