@@ -1,15 +1,15 @@
 //! For tests: the surroundings of an open volume, without its files and keystore. The keys stay the same over any number
 //! of "mounts" of a store or of its snapshots.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-use crate::crypto::{GcmSiv, Secret};
-use crate::format::ids::{DirId, KeyId, KeyVersion, VolumeId};
+use crate::crypto::Secret;
+use crate::format::ids::{DirId, KeyVersion, VolumeId};
 use crate::format::suite::{Envelope, Suite};
 use crate::format::volume_file::{KeyEntry, VolumeFile, WrappedSecret};
 use crate::format::volume_keys::VolumeKeys;
-use crate::format::wrap::{WrapAlgorithm, software_unwrap, software_wrap};
-use crate::keys::{KeyDescription, KeyError, KeyProvider, KeyState, Wrapped};
+use crate::format::wrap::WrapAlgorithm;
+use crate::keys::KeyProvider;
 use crate::store::{Access, Store};
 use crate::volume::chain::{AtHand, Chain};
 use crate::volume::env::{Env, Epochs};
@@ -17,12 +17,10 @@ use crate::volume::file::FileState;
 use crate::volume::file::body::Place;
 use crate::volume::keyring::KeyRing;
 use crate::volume::settle::Settler;
+use crate::volume::test_keys::KEY;
+pub(crate) use crate::volume::test_keys::TestKeys;
 
-const KEY: KeyId = KeyId([7; 16]);
 const VOLUME: VolumeId = VolumeId([9; 16]);
-
-/// A provider in memory.
-pub(crate) struct TestKeys(Mutex<Vec<Option<GcmSiv>>>);
 
 /// What every mount of one volume has in common.
 pub(crate) struct Fixture {
@@ -135,95 +133,5 @@ pub(crate) fn place(name: &str) -> Place {
     Place {
         dir: DirId([1; 16]),
         stored: name.into(),
-    }
-}
-
-impl TestKeys {
-    pub(crate) fn with_one_version() -> Self {
-        let keys = Self(Mutex::default());
-        keys.add_version();
-        keys
-    }
-
-    /// Forgets a version for ever.
-    pub(crate) fn destroy(&self, version: KeyVersion) {
-        self.keks()[version.0 as usize - 1] = None;
-    }
-
-    pub(crate) fn add_version(&self) -> KeyVersion {
-        let mut keks = self.keks();
-        keks.push(Some(GcmSiv::new(&Secret::random())));
-        KeyVersion(keks.len() as u32)
-    }
-
-    fn versions(&self) -> Vec<KeyVersion> {
-        (1..=self.keks().len() as u32).map(KeyVersion).collect()
-    }
-
-    fn keks(&self) -> MutexGuard<'_, Vec<Option<GcmSiv>>> {
-        self.0.lock().unwrap()
-    }
-}
-
-impl KeyProvider for TestKeys {
-    fn kind(&self) -> &'static str {
-        "test"
-    }
-
-    fn describe(&self, key: &KeyId) -> Result<KeyDescription, KeyError> {
-        let versions = self.versions();
-        let current = *versions.last().unwrap();
-        Ok(KeyDescription {
-            key: *key,
-            state: KeyState::Enabled,
-            current,
-            versions,
-            algorithm: WrapAlgorithm::AesGcmSiv,
-            home: None,
-        })
-    }
-
-    fn wrap(
-        &self,
-        _: &KeyId,
-        version: KeyVersion,
-        context: &[u8],
-        secret: &Secret<32>,
-    ) -> Result<Wrapped, KeyError> {
-        let keks = self.keks();
-        let kek = keks
-            .get(version.0 as usize - 1)
-            .and_then(Option::as_ref)
-            .ok_or(KeyError::NotFound(version.to_string()))?;
-        let bytes = software_wrap(kek, context, secret);
-        Ok(Wrapped {
-            version,
-            algorithm: WrapAlgorithm::AesGcmSiv,
-            bytes,
-        })
-    }
-
-    fn unwrap(&self, _: &KeyId, context: &[u8], wrapped: &Wrapped) -> Result<Secret<32>, KeyError> {
-        let keks = self.keks();
-        let version = wrapped.version;
-        let kek = keks
-            .get(version.0 as usize - 1)
-            .and_then(Option::as_ref)
-            .ok_or(KeyError::NotFound(version.to_string()))?;
-        software_unwrap(kek, context, &wrapped.bytes).map_err(|_| KeyError::InvalidCiphertext)
-    }
-
-    fn rotate(&self, _: &KeyId) -> Result<KeyVersion, KeyError> {
-        Ok(self.add_version())
-    }
-
-    fn destroy(&self, _: &KeyId, version: KeyVersion) -> Result<(), KeyError> {
-        if self.versions().last() == Some(&version) {
-            return Err(KeyError::InvalidState(format!("version {version} wraps")));
-        }
-        if let Some(kek) = self.keks().get_mut(version.0 as usize - 1) {
-            *kek = None;
-        }
-        Ok(())
     }
 }

@@ -43,12 +43,16 @@ mod path;
 pub(crate) mod ready;
 mod rekey;
 mod rekey_data;
+#[cfg(test)]
+mod rekey_tests;
 mod rename;
 mod rotate;
 pub(crate) mod rotate_gate;
 mod spot;
 mod symlink;
 mod sync;
+#[cfg(test)]
+pub(crate) mod test_keys;
 mod unlink;
 mod xattr;
 

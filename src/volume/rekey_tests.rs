@@ -1,0 +1,838 @@
+//! Several master keys in two envelopes: volumes made under each, moved from each to each, killed at every write on the
+//! way; what a header may not name; keys that are away.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::format::header::{AREAS_AT, KeyArea, SECTOR};
+use crate::format::ids::{KeyId, KeyVersion};
+use crate::format::suite::{Envelope, Suite};
+use crate::format::wrap::WrapAlgorithm;
+use crate::keys::pkcs11::Module;
+use crate::keys::{KeyError, KeyProvider, Providers};
+use crate::store::{Call, FailingStore, Host, MemoryStore, Store};
+use crate::volume::fixture::TestKeys;
+use crate::volume::{
+    Caller, CreateOptions, Error, InPlace, OpenFlags, OpenOptions, Rotation, Target, Volume,
+    create, info, open, pinned_modules,
+};
+
+use Envelope::{Direct, Volume as ByVolumeKey};
+
+const FILES: usize = 5;
+const USER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0o022,
+};
+const READ_WRITE: OpenFlags = OpenFlags {
+    read: true,
+    write: true,
+    append: false,
+    truncate: false,
+};
+/// What a kill may come before.
+const CHANGES: [Call; 15] = [
+    Call::Write,
+    Call::SetLen,
+    Call::Create,
+    Call::Link,
+    Call::Rename,
+    Call::Remove,
+    Call::SetMode,
+    Call::SetTimes,
+    Call::SetXattr,
+    Call::MakeDir,
+    Call::Allocate,
+    Call::RemoveXattr,
+    Call::SyncFile,
+    Call::SyncDir,
+    Call::SyncStore,
+];
+
+/// Three keys of two kinds; the last wraps no data keys itself.
+struct Homes {
+    first: Arc<TestKeys>,
+    second: Arc<TestKeys>,
+    card: Arc<TestKeys>,
+}
+
+impl Homes {
+    fn new() -> Self {
+        let key = |kind, id, algorithm| Arc::new(TestKeys::new(kind, KeyId([id; 16]), algorithm));
+        Self {
+            first: key("test", 1, WrapAlgorithm::AesGcmSiv),
+            second: key("pkcs11", 2, WrapAlgorithm::AesGcm),
+            card: key("pkcs11", 3, WrapAlgorithm::RsaOaepSha256),
+        }
+    }
+
+    fn all(&self) -> Providers {
+        let mut all = Providers::default();
+        for keys in [&self.first, &self.second, &self.card] {
+            all.add(keys.clone());
+        }
+        all
+    }
+}
+
+fn only(keys: &Arc<TestKeys>) -> Providers {
+    let provider: Arc<dyn KeyProvider> = keys.clone();
+    provider.into()
+}
+
+fn module(name: &str) -> Module {
+    Module {
+        path: PathBuf::from(format!("/lib/{name}.so")),
+        init: None,
+    }
+}
+
+fn target(keys: &Arc<TestKeys>, envelope: Envelope) -> Target {
+    Target {
+        provider: keys.clone(),
+        key: keys.key(),
+        envelope: Some(envelope),
+        module: (keys.kind() == "pkcs11").then(|| module("token")),
+    }
+}
+
+fn host() -> Host {
+    Host {
+        name: "here".into(),
+        boot_id: "boot".into(),
+        pid: 2,
+        since: 1_700_000_000,
+    }
+}
+
+/// A volume in memory and what its host remembers.
+struct Setup {
+    store: Arc<MemoryStore>,
+    state: Arc<MemoryStore>,
+}
+
+impl Setup {
+    /// Made under this key, with some files and a directory.
+    fn new(suite: Suite, keys: &Arc<TestKeys>, envelope: Option<Envelope>) -> Self {
+        let setup = Self {
+            store: Arc::new(MemoryStore::new()),
+            state: Arc::new(MemoryStore::new()),
+        };
+        let options = CreateOptions {
+            suite,
+            bind_names: true,
+            sparse: true,
+            envelope,
+        };
+        let store: Arc<dyn Store> = setup.store.clone();
+        create(&store, &**keys, &keys.key(), &options, &host()).unwrap();
+        let volume = setup.open(only(keys)).unwrap();
+        let (dir, _) = volume.make_dir(&volume.root(), b"d", 0o755, &USER).unwrap();
+        for n in 0..FILES {
+            let parent = if n % 2 == 0 {
+                volume.root()
+            } else {
+                dir.clone()
+            };
+            let (_, _, file) = volume
+                .create(&parent, name(n).as_bytes(), 0o644, &USER, READ_WRITE)
+                .unwrap();
+            volume.write(&file, 0, &content(n)).unwrap();
+        }
+        volume.close().unwrap();
+        setup
+    }
+
+    fn options(&self) -> OpenOptions {
+        OpenOptions {
+            read_only: false,
+            in_place: InPlace::Auto,
+            host: host(),
+            state: Some(self.state.root()),
+            expect: None,
+            take_over: false,
+            modules: BTreeMap::new(),
+        }
+    }
+
+    fn open(&self, providers: Providers) -> Result<Arc<Volume>, Error> {
+        open(self.store.clone(), providers, &self.options())
+    }
+
+    /// What a kill leaves now.
+    fn left(&self) -> Self {
+        Self {
+            store: Arc::new(self.store.snapshot()),
+            state: Arc::new(self.state.snapshot()),
+        }
+    }
+
+    fn info(&self) -> crate::volume::Info {
+        let store: Arc<dyn Store> = self.store.clone();
+        info(&store).unwrap()
+    }
+
+    /// Opens it with these keys alone and reads everything.
+    fn assert_whole(&self, providers: Providers) {
+        let volume = self.open(providers).unwrap();
+        assert_readable(&volume);
+        volume.close().unwrap();
+    }
+}
+
+fn name(n: usize) -> String {
+    format!("f{n}")
+}
+
+fn content(n: usize) -> Vec<u8> {
+    format!("content {n} ").repeat(1 + 700 * n).into_bytes()
+}
+
+fn assert_readable(volume: &Volume) {
+    let (dir, _) = volume.lookup(&volume.root(), b"d").unwrap();
+    for n in 0..FILES {
+        let parent = if n % 2 == 0 {
+            volume.root()
+        } else {
+            dir.clone()
+        };
+        assert!(
+            read(volume, &parent, &name(n)).unwrap() == content(n),
+            "{n}"
+        );
+    }
+}
+
+fn read(volume: &Volume, parent: &Arc<crate::volume::Node>, name: &str) -> Result<Vec<u8>, Error> {
+    let (node, attr) = volume.lookup(parent, name.as_bytes())?;
+    let file = volume.open(
+        &node,
+        OpenFlags {
+            write: false,
+            ..READ_WRITE
+        },
+    )?;
+    let mut bytes = vec![0; attr.size as usize];
+    let length = volume.read(&file, 0, &mut bytes)?;
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+fn assert_proven(rotation: &Rotation) {
+    assert_eq!(
+        (rotation.headers, rotation.remaining, rotation.damaged),
+        (FILES as u64, 0, 0),
+        "{rotation:?}"
+    );
+}
+
+#[test]
+fn the_envelope_is_what_the_key_can_do() {
+    let homes = Homes::new();
+    for (keys, asked, given) in [
+        (&homes.first, None, Some(Direct)),
+        (&homes.first, Some(ByVolumeKey), Some(ByVolumeKey)),
+        (&homes.second, None, Some(Direct)),
+        (&homes.card, None, Some(ByVolumeKey)),
+        (&homes.card, Some(ByVolumeKey), Some(ByVolumeKey)),
+        (&homes.card, Some(Direct), None),
+    ] {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let options = CreateOptions {
+            suite: Suite::Gcm,
+            bind_names: true,
+            sparse: true,
+            envelope: asked,
+        };
+        let made = create(&store, &**keys, &keys.key(), &options, &host());
+        match given {
+            Some(envelope) => {
+                made.unwrap();
+                let shown = info(&store).unwrap();
+                assert_eq!((shown.envelope, shown.keys.len()), (envelope, 1));
+                assert_eq!(shown.master_version, KeyVersion(1));
+            }
+            None => {
+                let said = made.unwrap_err().to_string();
+                assert!(said.contains("envelope"), "{said}");
+                assert!(
+                    store.root().entries(0).unwrap().is_empty(),
+                    "nothing is left"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn under_the_volume_envelope_a_mount_asks_once() {
+    for suite in [Suite::Gcm, Suite::Xts] {
+        let homes = Homes::new();
+        let setup = Setup::new(suite, &homes.card, None);
+        let before = homes.card.calls();
+        let volume = setup.open(homes.all()).unwrap();
+        assert_readable(&volume);
+        let root = volume.root();
+        let (_, _, file) = volume
+            .create(&root, b"new", 0o644, &USER, READ_WRITE)
+            .unwrap();
+        volume.write(&file, 0, b"new").unwrap();
+        assert_eq!(homes.card.calls() - before, 1);
+        volume.unlink(&root, b"new").unwrap();
+        drop(file);
+        volume.close().unwrap();
+    }
+}
+
+#[test]
+fn a_rotation_under_the_volume_envelope_makes_a_new_volume_key() {
+    let homes = Homes::new();
+    let setup = Setup::new(Suite::Gcm, &homes.card, None);
+    let volume = setup.open(homes.all()).unwrap();
+    let before = homes.card.calls();
+    let report = volume.rotate(&mut |_| {}).unwrap();
+    assert_proven(&report);
+    assert_eq!(
+        (report.from_version, report.to_version, report.rewrapped),
+        (1, 2, FILES as u64)
+    );
+    assert_eq!(homes.card.calls() - before, 1, "the new volume key's wrap");
+    volume.close().unwrap();
+    let shown = setup.info();
+    assert_eq!(shown.master_version, KeyVersion(2));
+    assert_eq!(shown.volume_keys.len(), 1);
+    homes.card.destroy(KeyVersion(1));
+    setup.assert_whole(only(&homes.card));
+}
+
+/// One way to change the keys of a volume, from one home to another.
+struct Move<'a> {
+    from: (&'a Arc<TestKeys>, Envelope),
+    to: (&'a Arc<TestKeys>, Envelope),
+}
+
+impl Move<'_> {
+    fn is_rotation(&self) -> bool {
+        self.from.0.key() == self.to.0.key() && self.from.1 == self.to.1
+    }
+
+    fn run(&self, volume: &Volume) -> Result<Rotation, Error> {
+        if self.is_rotation() {
+            volume.rotate(&mut |_| {})
+        } else {
+            volume.rekey(target(self.to.0, self.to.1), &mut |_| {})
+        }
+    }
+
+    /// Destroys what no header should need any more.
+    fn burn(&self, setup: &Setup) {
+        if self.from.0.key() != self.to.0.key() {
+            self.from.0.destroy_all();
+        } else {
+            let current = setup.info().master_version;
+            let versions = self.to.0.versions();
+            versions
+                .into_iter()
+                .filter(|version| *version != current)
+                .for_each(|version| self.to.0.destroy(version));
+        }
+    }
+
+    fn said(&self) -> String {
+        let end = |(keys, envelope): (&Arc<TestKeys>, Envelope)| {
+            format!("{} {envelope:?}", keys.key().0[0])
+        };
+        format!("{} → {}", end(self.from), end(self.to))
+    }
+}
+
+/// Every move there is between the three homes, rotations among them.
+fn each_move(visit: impl Fn(&Homes, &Move<'_>)) {
+    for from in 0..5 {
+        for to in 0..5 {
+            let homes = Homes::new();
+            let ends = [
+                (&homes.first, Direct),
+                (&homes.first, ByVolumeKey),
+                (&homes.second, Direct),
+                (&homes.second, ByVolumeKey),
+                (&homes.card, ByVolumeKey),
+            ];
+            let step = Move {
+                from: ends[from],
+                to: ends[to],
+            };
+            visit(&homes, &step);
+        }
+    }
+}
+
+#[test]
+fn every_move_leaves_nothing_on_the_key_before() {
+    each_move(|homes, step| {
+        for suite in [Suite::Gcm, Suite::Xts] {
+            let setup = Setup::new(suite, step.from.0, Some(step.from.1));
+            let volume = setup.open(homes.all()).unwrap();
+            let report = step.run(&volume).unwrap();
+            assert_proven(&report);
+            assert_eq!(report.rewrapped, FILES as u64);
+            assert_eq!(report.from_key, step.from.0.key().to_string());
+            assert_eq!(report.to_key, step.to.0.key().to_string());
+            assert_eq!(report.envelope, step.to.1);
+            assert_readable(&volume);
+            volume.close().unwrap();
+            let shown = setup.info();
+            assert_eq!((shown.keys.len(), shown.versions.len()), (1, 1));
+            assert_eq!(
+                shown.volume_keys.len(),
+                usize::from(step.to.1 == ByVolumeKey)
+            );
+            if suite == Suite::Xts {
+                step.burn(&setup);
+            }
+            setup.assert_whole(only(step.to.0));
+        }
+    });
+}
+
+/// The store and the host's pins, of which one fails from some write on, as if the process was killed there.
+fn killed_at(setup: &Setup, step: &Move<'_>, homes: &Homes, at: u64, pins: bool) -> (Setup, bool) {
+    let killed = setup.left();
+    let store = Arc::new(FailingStore::new(killed.store.clone()));
+    let state = Arc::new(FailingStore::new(killed.state.clone()));
+    let options = OpenOptions {
+        state: Some(state.root()),
+        ..killed.options()
+    };
+    let volume = open(store.clone(), homes.all(), &options).unwrap();
+    let failing = if pins { &state } else { &store };
+    failing.fail_from(&CHANGES, at, libc::EIO);
+    let _ = step.run(&volume);
+    let was_hit = failing.failed() > 0;
+    let left = killed.left();
+    drop(volume);
+    (left, was_hit)
+}
+
+#[test]
+fn a_move_killed_at_any_write_goes_on_and_ends() {
+    each_move(|homes, step| {
+        let setup = Setup::new(Suite::Gcm, step.from.0, Some(step.from.1));
+        let mut kills = 0;
+        for pins in [false, true] {
+            for at in 0.. {
+                let (left, was_hit) = killed_at(&setup, step, homes, at, pins);
+                if !was_hit {
+                    break;
+                }
+                kills += 1;
+                let said = format!("{}, write {at} (pins: {pins})", step.said());
+                let volume = left
+                    .open(homes.all())
+                    .unwrap_or_else(|error| panic!("{said}: {error}"));
+                assert_readable(&volume);
+                assert_proven(&step.run(&volume).unwrap());
+                assert!(!volume.env.ring.chain().is_unfinished(), "{said}");
+                volume.close().unwrap();
+                left.assert_whole(only(step.to.0));
+                assert_eq!(left.info().keys.len(), 1);
+            }
+        }
+        assert!(kills > 30, "{}: only {kills} kills", step.said());
+    });
+}
+
+#[test]
+fn a_move_that_was_killed_may_turn_to_another_key_or_back() {
+    let homes = Homes::new();
+    let there = Move {
+        from: (&homes.first, Direct),
+        to: (&homes.second, ByVolumeKey),
+    };
+    let setup = Setup::new(Suite::Gcm, &homes.first, Some(Direct));
+    for (keys, envelope) in [
+        (&homes.card, ByVolumeKey),
+        (&homes.first, Direct),
+        (&homes.first, ByVolumeKey),
+        (&homes.second, Direct),
+    ] {
+        for at in 0.. {
+            let (left, was_hit) = killed_at(&setup, &there, &homes, at, false);
+            if !was_hit {
+                break;
+            }
+            // Killed once more on the turned way, then finished.
+            let turned = Move {
+                from: there.to,
+                to: (keys, envelope),
+            };
+            let (left, _) = killed_at(&left, &turned, &homes, at / 2, false);
+            let volume = left.open(homes.all()).unwrap();
+            assert_readable(&volume);
+            assert_proven(&volume.rekey(target(keys, envelope), &mut |_| {}).unwrap());
+            volume.close().unwrap();
+            left.assert_whole(only(keys));
+        }
+    }
+}
+
+/// A volume between two keys: the volume file allows both, and headers name both.
+fn halfway(homes: &Homes, step: &Move<'_>) -> Setup {
+    let setup = Setup::new(Suite::Gcm, step.from.0, Some(step.from.1));
+    for at in 0.. {
+        let (left, was_hit) = killed_at(&setup, step, homes, at, false);
+        assert!(was_hit, "no kill left it halfway");
+        let of = |area: &KeyArea| area.key_id == step.to.0.key();
+        let moved = (0..FILES)
+            .filter(|n| n % 2 == 0)
+            .filter(|n| of(&newest_area(&left, *n)));
+        if left.info().keys.len() == 2 && moved.count() == 2 {
+            return left;
+        }
+    }
+    unreachable!()
+}
+
+/// Where the file with this (even) number lies on the store.
+fn stored_name(setup: &Setup, n: usize) -> Vec<u8> {
+    let wanted = {
+        let store = Arc::new(setup.store.snapshot());
+        store.root().entries(0).unwrap()
+    };
+    let size = |name: &[u8]| setup.store.root().stat_at(name).unwrap().size;
+    let mut files: Vec<_> = wanted
+        .into_iter()
+        .filter(|entry| {
+            !entry.name.starts_with(b"strongroom.") && entry.kind == Some(crate::store::Kind::File)
+        })
+        .map(|entry| (size(&entry.name), entry.name))
+        .collect();
+    files.sort();
+    files[n / 2].1.clone()
+}
+
+fn areas(setup: &Setup, n: usize) -> [Option<KeyArea>; 2] {
+    let file = setup
+        .store
+        .root()
+        .open(&stored_name(setup, n), crate::store::Access::Read)
+        .unwrap();
+    AREAS_AT.map(|offset| {
+        let mut bytes = [0; SECTOR];
+        file.read_at(&mut bytes, offset as u64).unwrap();
+        KeyArea::parse(&bytes).ok().flatten()
+    })
+}
+
+fn newest_area(setup: &Setup, n: usize) -> KeyArea {
+    let areas = areas(setup, n).into_iter().flatten();
+    areas.max_by_key(|area| area.sequence).unwrap()
+}
+
+#[test]
+fn a_rotation_finishes_a_move_first() {
+    let homes = Homes::new();
+    let step = Move {
+        from: (&homes.first, Direct),
+        to: (&homes.second, Direct),
+    };
+    let setup = halfway(&homes, &step);
+    let volume = setup.open(homes.all()).unwrap();
+    assert!(matches!(
+        volume.destroy_old(),
+        Err(Error::Key(KeyError::InvalidState(_)))
+    ));
+    let report = volume.rotate(&mut |_| {}).unwrap();
+    assert_proven(&report);
+    assert_eq!(homes.second.versions(), [KeyVersion(1)], "no new version");
+    assert_eq!(report.to_key, homes.second.key().to_string());
+    volume.close().unwrap();
+    setup.assert_whole(only(&homes.second));
+}
+
+#[test]
+fn a_key_that_is_away_hides_its_files_and_keeps_its_place() {
+    for envelope in [Direct, ByVolumeKey] {
+        let homes = Homes::new();
+        let step = Move {
+            from: (&homes.first, envelope),
+            to: (&homes.second, envelope),
+        };
+        let setup = halfway(&homes, &step);
+        let left_behind = (0..FILES)
+            .filter(|n| n % 2 == 0)
+            .find(|n| newest_area(&setup, *n).key_id == homes.first.key())
+            .unwrap();
+        let volume = setup.open(only(&homes.second)).unwrap();
+        let file = read(&volume, &volume.root(), &name(left_behind));
+        match file {
+            Err(Error::Key(KeyError::NotFound(said))) => {
+                assert_eq!(said, homes.first.key().to_string());
+            }
+            other => panic!("{other:?}"),
+        }
+        let report = volume.rotate(&mut |_| {}).unwrap();
+        assert!(
+            report.damaged > 0 && report.headers == FILES as u64,
+            "{report:?}"
+        );
+        assert_eq!(volume.env.ring.chain().entries().len(), 2, "the key stays");
+        volume.close().unwrap();
+        assert!(
+            matches!(setup.open(only(&homes.first)), Err(Error::NotAVolume(_))),
+            "the current key is needed"
+        );
+        // A home that is away for the moment is asked again when a file needs it.
+        homes.first.away.store(true, SeqCst);
+        let volume = setup.open(homes.all()).unwrap();
+        let away = read(&volume, &volume.root(), &name(left_behind));
+        assert!(
+            matches!(away, Err(Error::Key(KeyError::Unavailable(_)))),
+            "{away:?}"
+        );
+        homes.first.away.store(false, SeqCst);
+        assert_readable(&volume);
+        assert_proven(&volume.rotate(&mut |_| {}).unwrap());
+        volume.close().unwrap();
+        setup.assert_whole(only(&homes.second));
+    }
+}
+
+#[test]
+fn a_header_that_names_what_the_volume_does_not_allow_asks_no_provider() {
+    let homes = Homes::new();
+    let step = Move {
+        from: (&homes.first, Direct),
+        to: (&homes.second, ByVolumeKey),
+    };
+    let setup = halfway(&homes, &step);
+    let moved = (0..FILES)
+        .filter(|n| n % 2 == 0)
+        .find(|n| newest_area(&setup, *n).key_id == homes.second.key())
+        .unwrap();
+    homes.second.add_version();
+    homes.first.add_version();
+    let fine = newest_area(&setup, moved);
+    type Change<'a> = Box<dyn Fn(&mut KeyArea) + 'a>;
+    let changes: Vec<Change> = vec![
+        Box::new(|area| area.key_id = homes.card.key()),
+        Box::new(|area| area.key_id = homes.first.key()), // allowed, but under the other envelope
+        Box::new(|area| area.envelope = Direct),
+        Box::new(|area| area.key_version = 2),
+        Box::new(|area| area.key_version = 0),
+        Box::new(|area| area.algorithm = WrapAlgorithm::AesGcm),
+        Box::new(|area| {
+            (area.key_id, area.envelope, area.key_version) = (homes.first.key(), Direct, 2);
+        }),
+        Box::new(|area| {
+            (area.key_id, area.envelope) = (homes.first.key(), Direct);
+            area.algorithm = WrapAlgorithm::RsaOaepSha256;
+        }),
+    ];
+    for (n, change) in changes.iter().enumerate() {
+        let hostile = setup.left();
+        let mut area = fine.clone();
+        change(&mut area);
+        let bytes = area.encode(
+            &crate::crypto::Secret::random(),
+            &crate::format::ids::FileId([0; 16]),
+        );
+        hostile
+            .store
+            .edit(&[&stored_name(&setup, moved)], |file| {
+                for offset in AREAS_AT {
+                    file[offset..offset + SECTOR].fill(0);
+                }
+                file[AREAS_AT[0]..AREAS_AT[0] + SECTOR].copy_from_slice(&bytes);
+            })
+            .unwrap();
+        let volume = hostile.open(homes.all()).unwrap();
+        let calls = || homes.first.calls() + homes.second.calls() + homes.card.calls();
+        let before = calls();
+        let read = read(&volume, &volume.root(), &name(moved));
+        match read {
+            Err(Error::Damaged(said)) => assert!(said.contains("does not allow"), "{n}: {said}"),
+            other => panic!("{n}: {other:?}"),
+        }
+        assert_eq!(calls(), before, "{n}: a provider was asked");
+        volume.close().unwrap();
+    }
+}
+
+#[test]
+fn older_versions_are_destroyed_after_the_proof_only() {
+    for envelope in [Direct, ByVolumeKey] {
+        let homes = Homes::new();
+        let setup = Setup::new(Suite::Gcm, &homes.first, Some(envelope));
+        let volume = setup.open(homes.all()).unwrap();
+        assert_eq!(volume.destroy_old().unwrap(), []);
+        volume.rotate(&mut |_| {}).unwrap();
+        volume.rotate(&mut |_| {}).unwrap();
+        let newer = homes.first.add_version();
+        let destroyed = volume.destroy_old().unwrap();
+        assert_eq!(destroyed, [KeyVersion(1), KeyVersion(2)]);
+        assert_eq!(homes.first.versions(), [KeyVersion(3), newer]);
+        volume.close().unwrap();
+        setup.assert_whole(only(&homes.first));
+    }
+}
+
+#[test]
+fn a_pin_knows_the_key_and_the_library_of_its_token() {
+    let homes = Homes::new();
+    let setup = Setup::new(Suite::Gcm, &homes.first, None);
+    let id = setup.info().volume;
+    let pinned = || {
+        let state = setup.state.root();
+        pinned_modules(&state, &id).unwrap()
+    };
+    assert!(pinned().is_empty());
+    let before = setup.left();
+    let volume = setup.open(homes.all()).unwrap();
+    volume
+        .rekey(target(&homes.second, Direct), &mut |_| {})
+        .unwrap();
+    volume.close().unwrap();
+    assert_eq!(
+        pinned(),
+        BTreeMap::from([(homes.second.key(), module("token"))])
+    );
+
+    let with = |name: &str, expect: Option<String>| {
+        let options = OpenOptions {
+            modules: BTreeMap::from([(homes.second.key(), module(name))]),
+            expect,
+            ..setup.options()
+        };
+        open(setup.store.clone(), homes.all(), &options)
+    };
+    with("token", None).unwrap().close().unwrap();
+    let refused = with("planted", None).err().unwrap().to_string();
+    assert!(refused.contains("library"), "{refused}");
+    let pin = refused.rsplit(' ').next().unwrap().to_owned();
+    with("planted", Some(pin)).unwrap().close().unwrap();
+    assert_eq!(pinned()[&homes.second.key()], module("planted"));
+
+    // A host that saw the volume under the key before does not take the new one on trust.
+    let other_host = Setup {
+        store: setup.store.clone(),
+        state: before.state,
+    };
+    assert!(matches!(
+        other_host.open(homes.all()),
+        Err(Error::Pinned(_))
+    ));
+
+    // Back in the keystore, no library is remembered.
+    let volume = setup.open(homes.all()).unwrap();
+    volume
+        .rekey(target(&homes.first, Direct), &mut |_| {})
+        .unwrap();
+    volume.close().unwrap();
+    assert!(pinned().is_empty());
+}
+
+#[test]
+fn a_move_is_refused_where_it_cannot_be() {
+    let homes = Homes::new();
+    let setup = Setup::new(Suite::Gcm, &homes.first, None);
+    let volume = setup.open(homes.all()).unwrap();
+    let refused = |target| volume.rekey(target, &mut |_| {}).unwrap_err();
+    let direct = refused(target(&homes.card, Direct));
+    assert!(matches!(direct, Error::Key(KeyError::InvalidState(_))));
+    let twin = Arc::new(TestKeys::new(
+        "pkcs11",
+        homes.first.key(),
+        WrapAlgorithm::AesGcm,
+    ));
+    assert!(
+        refused(target(&twin, Direct))
+            .to_string()
+            .contains("two providers")
+    );
+    homes.second.away.store(true, SeqCst);
+    let away = refused(target(&homes.second, Direct));
+    assert!(matches!(away, Error::Key(KeyError::Unavailable(_))));
+    // Nothing of that left a trace, and a move to the key that wraps only proves.
+    let report = volume
+        .rekey(target(&homes.first, Direct), &mut |_| {})
+        .unwrap();
+    assert_proven(&report);
+    assert_eq!((report.rewrapped, report.to_version), (0, 1));
+    volume.close().unwrap();
+    setup.assert_whole(only(&homes.first));
+}
+
+/// A file made while a token is slow must not name what the volume file no longer allows.
+#[test]
+fn ready_headers_are_wiped_when_the_key_changes() {
+    let homes = Homes::new();
+    homes.first.ahead.store(64, SeqCst);
+    homes.first.sessions.store(4, SeqCst);
+    let setup = Setup::new(Suite::Gcm, &homes.first, None);
+    let volume = setup.open(homes.all()).unwrap();
+    let made = std::cell::Cell::new(0);
+    let make = || {
+        made.set(made.get() + 1);
+        let named = format!("n{}", made.get());
+        let (_, _, file) = volume
+            .create(&volume.root(), named.as_bytes(), 0o644, &USER, READ_WRITE)
+            .unwrap();
+        volume.write(&file, 0, named.as_bytes()).unwrap();
+    };
+    let filled = || {
+        while volume.env.ring.ready.len() < 64 {
+            std::thread::yield_now();
+        }
+    };
+    let pool = || volume.env.ring.ready.len();
+    assert_eq!(pool(), 0, "nothing is made before a file is");
+    make();
+    filled();
+    let before = homes.first.calls();
+    (0..10).for_each(|_| make());
+    assert_eq!(homes.first.calls(), before, "files take what is ready");
+    assert_eq!(pool(), 54);
+    let report = volume.rotate(&mut |_| {}).unwrap();
+    assert_eq!((pool(), report.remaining), (0, 0));
+    homes.first.destroy(KeyVersion(1));
+    make();
+    filled();
+    volume
+        .rekey(target(&homes.second, Direct), &mut |_| {})
+        .unwrap();
+    assert_eq!(pool(), 0);
+    homes.first.destroy_all();
+    make();
+    volume.close().unwrap();
+    drop(volume);
+    let volume = setup.open(only(&homes.second)).unwrap();
+    for n in 1..=made.get() {
+        let named = format!("n{n}");
+        let bytes = read(&volume, &volume.root(), &named).unwrap();
+        assert_eq!(bytes, named.as_bytes());
+    }
+    volume.close().unwrap();
+}
+
+#[test]
+fn where_none_is_ready_the_provider_is_asked_and_its_error_told() {
+    let homes = Homes::new();
+    homes.first.ahead.store(64, SeqCst);
+    let setup = Setup::new(Suite::Gcm, &homes.first, None);
+    let volume = setup.open(homes.all()).unwrap();
+    homes.first.away.store(true, SeqCst);
+    let (_, _, file) = volume
+        .create(&volume.root(), b"n", 0o644, &USER, READ_WRITE)
+        .unwrap();
+    let refused = volume.write(&file, 0, b"n");
+    assert!(matches!(refused, Err(Error::Key(KeyError::Unavailable(_)))));
+    homes.first.away.store(false, SeqCst);
+    volume.write(&file, 0, b"n").unwrap();
+    drop(file);
+    volume.close().unwrap();
+    assert_eq!(volume.env.ring.ready.len(), 0);
+}
