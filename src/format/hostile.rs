@@ -385,6 +385,72 @@ fn refuses_unknown_doubled_missing_and_foreign_fields() {
     assert!(doubled.encode(&key(4)).is_err());
 }
 
+/// A volume on its way from a key of the volume envelope to another: three volume keys, the newest of the current key.
+fn moving_file() -> VolumeFile {
+    let under = |current, id: u8, versions: &[u32]| KeyEntry {
+        envelope: Envelope::Volume,
+        versions: versions.iter().copied().map(KeyVersion).collect(),
+        wraps_with: KeyVersion(versions[versions.len() - 1]),
+        ..entry(current, id)
+    };
+    let volume_key = |version, id: u8| WrappedVolumeKey {
+        version,
+        provider: "software".to_owned(),
+        key: KeyId([id; 16]),
+        key_version: KeyVersion(9),
+        algorithm: WrapAlgorithm::RsaOaepSha256,
+        bytes: vec![6; 384],
+    };
+    VolumeFile {
+        keys: vec![under(false, 1, &[4, 5]), under(true, 2, &[6])],
+        volume_secret: WrappedSecret {
+            version: KeyVersion(6),
+            ..volume_file().volume_secret
+        },
+        volume_keys: vec![volume_key(4, 1), volume_key(5, 1), volume_key(6, 2)],
+        ..volume_file()
+    }
+}
+
+#[test]
+fn every_version_of_the_volume_envelope_has_its_volume_key() {
+    let fine = moving_file().encode(&key(4)).expect("valid");
+    assert_eq!(read_volume(&fine), Ok(moving_file()));
+    type Edit = (&'static str, fn(&mut VolumeFile));
+    let edits: [Edit; 8] = [
+        ("a missing volume key", |file| {
+            file.volume_keys.remove(0);
+        }),
+        ("one of another master key", |file| {
+            file.volume_keys[0].key = KeyId([2; 16])
+        }),
+        ("one of another provider", |file| {
+            file.volume_keys[1].provider = "pkcs11".to_owned()
+        }),
+        ("the newest of a key that is not current", |file| {
+            file.volume_keys.pop();
+            file.volume_secret.version = KeyVersion(5);
+        }),
+        ("a secret under an older one", |file| {
+            file.volume_secret.version = KeyVersion(5)
+        }),
+        ("new headers under an older one", |file| {
+            file.keys[1].versions = vec![KeyVersion(5), KeyVersion(6)];
+            file.keys[1].wraps_with = KeyVersion(5);
+            file.volume_keys[1].key = KeyId([2; 16]);
+            file.keys[0].versions = vec![KeyVersion(4)];
+            file.keys[0].wraps_with = KeyVersion(4);
+        }),
+        ("a version twice", |file| file.volume_keys[1].version = 4),
+        ("version 0", |file| file.volume_keys[0].version = 0),
+    ];
+    for (what, edit) in edits {
+        let mut file = moving_file();
+        edit(&mut file);
+        assert!(file.encode(&key(4)).is_err(), "{what}");
+    }
+}
+
 #[test]
 fn mount_file_keeps_its_list_in_order() {
     let bytes = mount_file().encode(&key(4)).expect("short");

@@ -239,9 +239,7 @@ impl VolumeFile {
             .find(|(fine, _)| !fine)
             .map_or(Ok(()), |(_, what)| Err(FormatError::Range(what)))
     }
-}
 
-impl VolumeFile {
     /// Under the volume envelope, versions are those of volume keys, each wrapped by that master key.
     fn has_volume_keys_of(&self, key: &KeyEntry) -> bool {
         key.envelope == Envelope::Direct

@@ -112,7 +112,10 @@ impl Master {
         module: Option<Module>,
     ) -> Result<()> {
         let mut at_hand = env.ring.chain().at_hand();
-        at_hand.providers.push((under.key, Arc::clone(provider)));
+        // First, so that it serves this key from now on.
+        at_hand
+            .providers
+            .insert(0, (under.key, Arc::clone(provider)));
         self.wrap_under(env, under, at_hand, module)
     }
 
