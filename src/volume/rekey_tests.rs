@@ -155,6 +155,8 @@ impl Setup {
             expect: None,
             take_over: false,
             modules: BTreeMap::new(),
+            on_key_loss: crate::volume::KeyLoss::Keep,
+            key_check: crate::volume::CHECK_EVERY,
         }
     }
 
