@@ -18,8 +18,8 @@ use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
     CK_BYTE, CK_EFFECTIVELY_INFINITE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM,
-    CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_SESSION_HANDLE,
-    CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKF_LOGIN_REQUIRED,
+    CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_PARAMS, CK_RV,
+    CK_SESSION_HANDLE, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKF_LOGIN_REQUIRED,
     CKF_PROTECTED_AUTHENTICATION_PATH, CKF_TOKEN_INITIALIZED, CKF_USER_PIN_FINAL_TRY,
     CKF_USER_PIN_LOCKED, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_AES_CBC, CKM_AES_GCM,
     CKM_RSA_PKCS_OAEP, CKM_SHA_1, CKM_SHA256, CKU_USER, CKZ_DATA_SPECIFIED,
@@ -195,8 +195,8 @@ impl Functions {
         let init = self.list.C_EncryptInit.ok_or(MISSING)?;
         let once = self.list.C_Encrypt.ok_or(MISSING)?;
         let names = [Function::EncryptInit, Function::Encrypt];
-        cipher
-            .with_mechanism(|mechanism| run(init, once, names, session, key, mechanism, text, room))
+        let at = (session.handle(), key.handle());
+        cipher.with_mechanism(|mechanism| run(init, once, names, at, mechanism, text, room))
     }
 
     /// C_DecryptInit and one C_Decrypt into `room` bytes, at most 512.
@@ -211,8 +211,8 @@ impl Functions {
         let init = self.list.C_DecryptInit.ok_or(MISSING)?;
         let once = self.list.C_Decrypt.ok_or(MISSING)?;
         let names = [Function::DecryptInit, Function::Decrypt];
-        cipher
-            .with_mechanism(|mechanism| run(init, once, names, session, key, mechanism, text, room))
+        let at = (session.handle(), key.handle());
+        cipher.with_mechanism(|mechanism| run(init, once, names, at, mechanism, text, room))
     }
 }
 
@@ -271,13 +271,11 @@ fn mechanism<P>(kind: CK_MECHANISM_TYPE, parameters: &mut P) -> CK_MECHANISM {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call of C, as C has it")]
 fn run(
     init: Init,
     once: Once,
     names: [Function; 2],
-    session: &Session,
-    key: ObjectHandle,
+    (session, key): (CK_SESSION_HANDLE, CK_OBJECT_HANDLE),
     mechanism: &mut CK_MECHANISM,
     text: &[u8],
     room: usize,
@@ -289,9 +287,9 @@ fn run(
     // SAFETY: the mechanism and what it points to outlive both calls (the caller holds them); the library reads `text` and
     // writes at most `given` bytes of a buffer that is twice that long.
     unsafe {
-        check(init(session.handle(), mechanism, key.handle()), init_name)?;
+        check(init(session, mechanism, key), init_name)?;
         let result = once(
-            session.handle(),
+            session,
             text.as_ptr().cast_mut(),
             text_length,
             bytes.expose_mut().as_mut_ptr(),
@@ -335,6 +333,53 @@ fn trimmed(field: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    unsafe extern "C" fn init_ok(_: CK_SESSION_HANDLE, _: *mut CK_MECHANISM, _: CK_ULONG) -> CK_RV {
+        0
+    }
+
+    /// Writes as many bytes as the session's number says, and claims as many as the text is long.
+    fn output_of(writes: u64, claims: usize) -> Result<Output, Fault> {
+        unsafe extern "C" fn once(
+            writes: CK_SESSION_HANDLE,
+            _: *mut CK_BYTE,
+            claims: CK_ULONG,
+            to: *mut CK_BYTE,
+            length: *mut CK_ULONG,
+        ) -> CK_RV {
+            // SAFETY: the tests write no more than the buffer holds.
+            unsafe {
+                to.write_bytes(0xEE, writes as usize);
+                *length = claims;
+            }
+            0
+        }
+        let names = [Function::EncryptInit, Function::Encrypt];
+        let mut parameters = [0u8; 16];
+        let mut mechanism = mechanism(CKM_AES_CBC, &mut parameters);
+        run(
+            init_ok,
+            once,
+            names,
+            (writes, 1),
+            &mut mechanism,
+            &vec![0; claims],
+            48,
+        )
+    }
+
+    #[test]
+    fn takes_what_fits_and_no_more() {
+        assert_eq!(output_of(48, 48).unwrap().expose(), [0xEE; 48]);
+        assert_eq!(output_of(32, 32).unwrap().expose(), [0xEE; 32]);
+        for (writes, claims) in [(48, 49), (48, 4096), (49, 48), (600, 48), (600, 600)] {
+            let refused = output_of(writes, claims);
+            assert!(
+                matches!(refused, Err(Fault::Misbehaves(_))),
+                "{writes} {claims}"
+            );
+        }
+    }
 
     #[test]
     fn trims_blanks_and_zero_bytes_at_the_end_only() {
