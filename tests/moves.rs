@@ -11,11 +11,11 @@ mod load;
 #[path = "moves/vault.rs"]
 mod vault;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use load::Load;
 use support::tokens::{KINDS, Kind, TestToken};
-use vault::{Home, Moved, Vault};
+use vault::{Home, Kill, Vault};
 
 const FILES: usize = 1_000;
 /// Moves that a kill interrupted, at least.
@@ -44,27 +44,26 @@ fn a_volume_moves_between_all_homes_under_load_and_kills() {
     assert_eq!(route.len(), homes.len() * (homes.len() - 1));
     let load = Load::below(&vault.mnt());
     let mut dice = chain::Dice::new();
-    let (mut killed, mut usual) = (0, Duration::from_millis(500));
+    let (mut killed, mut walk) = (0, Duration::from_millis(500));
     std::thread::scope(|scope| {
         let stopped = load.run(scope);
         for (number, (from, to)) in route.iter().enumerate() {
             let (from, to) = (&homes[*from], &homes[*to]);
             println!("move {number}: {from} -> {to}");
             vault.assert_is_at(from);
-            let begun = Instant::now();
             let unmounted = number % 15 == 7;
             if unmounted {
                 load.pause();
                 vault.unmount();
             }
-            if number % 5 == 2 {
-                let instant = dice.below(usual);
-                if let Moved::Killed = vault.move_and_kill(to, instant, unmounted, &load) {
-                    killed += 1;
-                }
+            if number % 4 == 1 {
+                let kill = match number % 16 {
+                    1 => Kill::Begun(dice.below(Duration::from_millis(300))),
+                    _ => Kill::Walking(dice.below(walk / 2)),
+                };
+                killed += usize::from(vault.move_and_kill(to, kill, unmounted, &load));
             }
-            vault.move_to(to, unmounted);
-            usual = begun.elapsed().min(Duration::from_secs(5));
+            walk = vault.move_to(to, unmounted).min(Duration::from_secs(2));
             if unmounted {
                 vault.mount();
                 load.go_on();
@@ -75,7 +74,7 @@ fn a_volume_moves_between_all_homes_under_load_and_kills() {
         }
         drop(stopped);
     });
-    assert!(killed >= KILLS, "only {killed} moves were interrupted");
+    assert!(killed >= KILLS, "only {killed} kills left a move to finish");
     vault.unmount();
     vault.mount();
     vault.assert_whole(FILES);

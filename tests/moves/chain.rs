@@ -34,9 +34,7 @@ impl Dice {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        let instant = limit.mul_f64((self.0 >> 11) as f64 / (1u64 << 53) as f64);
-        println!("  killed after {instant:?}");
-        instant
+        limit.mul_f64((self.0 >> 11) as f64 / (1u64 << 53) as f64)
     }
 }
 

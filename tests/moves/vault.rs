@@ -20,11 +20,13 @@ pub struct Home<'a> {
     to: String,
 }
 
-/// How a move ended that was to be killed.
-pub enum Moved {
-    Killed,
-    /// The kill came too late.
-    Whole,
+/// When a move is killed.
+#[derive(Debug)]
+pub enum Kill {
+    /// So long after its command was begun.
+    Begun(Duration),
+    /// So long after the volume file allowed both keys.
+    Walking(Duration),
 }
 
 impl<'a> Home<'a> {
@@ -161,8 +163,8 @@ impl<'a> Vault<'a> {
         command
     }
 
-    /// Moves it, and expects the proof.
-    pub fn move_to(&self, to: &Home, unmounted: bool) {
+    /// Moves it, and expects the proof; how long the walk took.
+    pub fn move_to(&self, to: &Home, unmounted: bool) -> Duration {
         let output = self.rekey(to, unmounted).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let sorry = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -183,22 +185,20 @@ impl<'a> Vault<'a> {
             "  {} re-wrapped in {} s",
             report["rewrapped"], report["seconds"]
         );
+        Duration::from_secs_f64(report["seconds"].as_f64().unwrap())
     }
 
-    /// Begins a move and kills what makes it, with SIGKILL, after this time; a killed daemon is followed by another.
-    pub fn move_and_kill(
-        &mut self,
-        to: &Home,
-        after: Duration,
-        unmounted: bool,
-        load: &Load,
-    ) -> Moved {
+    /// Begins a move and kills what makes it, with SIGKILL; a killed daemon is followed by another. Whether that left a move
+    /// to finish.
+    pub fn move_and_kill(&mut self, to: &Home, at: Kill, unmounted: bool, load: &Load) -> bool {
         let mut rekey = self.rekey(to, unmounted);
-        let mut rekey = rekey
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let rekey = rekey.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut rekey = rekey.spawn().unwrap();
+        let mut ended = || rekey.try_wait().unwrap().is_some();
+        if let Kill::Walking(_) = at {
+            while self.info()["unfinished"] == false && !ended() {}
+        }
+        let (Kill::Begun(after) | Kill::Walking(after)) = at;
         std::thread::sleep(after);
         if unmounted {
             rekey.kill().unwrap();
@@ -212,12 +212,8 @@ impl<'a> Vault<'a> {
             load.go_on();
         }
         let unfinished = self.info()["unfinished"] == true;
-        println!("  {ended}, unfinished: {unfinished}");
-        if unfinished || !ended.success() {
-            Moved::Killed
-        } else {
-            Moved::Whole
-        }
+        println!("  killed at {at:?}: {ended}, unfinished: {unfinished}");
+        unfinished
     }
 
     /// The volume is there whole: one key, in this home, in this envelope, and nothing of a former move left.

@@ -111,6 +111,7 @@ impl KeyProvider for TokenKey {
         self.ask(CALL, move |live, wrapper| {
             live.handles.clear();
             let versions = wrapper.versions(live)?;
+            wrapper.keep_only(&versions);
             let current = versions
                 .last()
                 .copied()

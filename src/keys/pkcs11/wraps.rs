@@ -258,6 +258,19 @@ impl Wrapper {
         Ok(key)
     }
 
+    /// Lets go of what is remembered of other versions: another program may have destroyed one.
+    pub fn keep_only(&self, versions: &[KeyVersion]) {
+        let there = |version: &KeyVersion| versions.contains(version);
+        self.public
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|version, _| there(version));
+        self.macs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|version, _| there(version));
+    }
+
     /// Lets go of what is remembered of a version.
     pub fn forget(&self, version: KeyVersion) {
         self.public
