@@ -206,7 +206,7 @@ impl Home for TokenHome<'_> {
 
     fn calls(&self) -> usize {
         match self.access.kind {
-            Kind::Tpm => 40,
+            Kind::Tpm => 24,
             Kind::Nss => 1_500,
             _ => 3_000,
         }

@@ -301,3 +301,40 @@ fn a_key_that_may_leave_its_token_is_refused() {
         },
     );
 }
+
+#[test]
+fn nss_wraps_out_a_key_that_is_not_extractable() {
+    // Whoever has the PIN of an NSS database has the key: docs/TOKENS.md says so. The others refuse.
+    let name = "traps::nss_wraps_out_a_key_that_is_not_extractable";
+    on_token(Kind::Nss, name, |access| {
+        key_on(access);
+        let answer = wrapped_out(access);
+        assert_eq!(answer.unwrap().len(), 48);
+    });
+}
+
+#[test]
+fn soft_hsm_and_kryoptic_let_no_key_be_wrapped_out() {
+    let name = "traps::soft_hsm_and_kryoptic_let_no_key_be_wrapped_out";
+    for kind in [Kind::SoftHsm, Kind::Kryoptic] {
+        on_token(kind, name, |access| {
+            key_on(access);
+            assert_eq!(code(wrapped_out(access)), RvError::KeyUnextractable);
+        });
+    }
+}
+
+/// What C_WrapKey makes of our key under another key of the same session.
+fn wrapped_out(access: &Access) -> Result<Vec<u8>, Error> {
+    let session = access.session(&access.loaded());
+    let ours = object(&session, cryptoki::object::ObjectClass::SECRET_KEY);
+    let template = [
+        Attribute::Token(false),
+        Attribute::Wrap(true),
+        Attribute::ValueLen(32.into()),
+    ];
+    let other = session
+        .generate_key(&Mechanism::AesKeyGen, &template)
+        .unwrap();
+    session.wrap_key(&Mechanism::AesKeyWrap, other, ours)
+}

@@ -1,0 +1,189 @@
+//! What a mount does when its master key goes away (`-o on-key-loss=`): for a key that is disabled, a token that is removed,
+//! and a token whose calls hang.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a test that panics has failed, as it should
+
+mod support;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use support::Sandbox;
+use support::tokens::TestToken;
+
+const TEXT: &[u8] = b"what was written before";
+
+/// A way to lose the key, and to get it back.
+enum Loss {
+    /// The software key is disabled.
+    Disabled,
+    /// SoftHSM's directory is away.
+    Removed(TestToken),
+    /// The module's calls do not return.
+    Hung(TestToken),
+}
+
+impl Loss {
+    /// Those after which the key is lost for sure.
+    fn sure() -> [Self; 2] {
+        [Self::Disabled, Self::Removed(TestToken::soft_hsm())]
+    }
+
+    fn token(&self) -> Option<&TestToken> {
+        match self {
+            Self::Disabled => None,
+            Self::Removed(token) | Self::Hung(token) => Some(token),
+        }
+    }
+
+    fn lose(&self, sandbox: &Sandbox) {
+        match self {
+            Self::Disabled => drop(sandbox.ok(&["key", "disable", "alias/default"])),
+            Self::Removed(token) => {
+                fs::rename(token.dir.join("tokens"), token.dir.join("away")).unwrap()
+            }
+            Self::Hung(token) => token.shim().say("hang"),
+        }
+    }
+
+    fn give_back(&self, sandbox: &Sandbox) {
+        match self {
+            Self::Disabled => drop(sandbox.ok(&["key", "enable", "alias/default"])),
+            Self::Removed(token) => {
+                let _ = fs::remove_dir_all(token.dir.join("tokens")); // made anew by a look at it
+                fs::rename(token.dir.join("away"), token.dir.join("tokens")).unwrap();
+            }
+            Self::Hung(token) => token.shim().say(""),
+        }
+    }
+
+    fn mount(&self, sandbox: &Sandbox, options: &str) {
+        let pin = self
+            .token()
+            .map(|token| token.pin_file().display().to_string());
+        let pin: Vec<_> = pin.iter().flat_map(|pin| ["--pin-file", pin]).collect();
+        sandbox.ok(&[&pin[..], &["mount", "-o", options, "vault", "mnt"]].concat());
+    }
+
+    /// A volume under this key, mounted, with an open file.
+    fn mounted(&self, envelope: &str, options: &str) -> (Sandbox, File) {
+        let mut sandbox = Sandbox::new();
+        let mut init = vec!["init", "--envelope", envelope];
+        let uri = self.token().map(|token| token.uri("lost"));
+        if let (Some(token), Some(uri)) = (self.token(), &uri) {
+            sandbox.with_token(token);
+            init.extend(["--key-uri", uri]);
+        }
+        init.push("vault");
+        sandbox.ok(&init);
+        self.mount(&sandbox, options);
+        let mut open = fs::OpenOptions::new();
+        let open = open.read(true).write(true).create_new(true);
+        let file = open.open(sandbox.mnt().join("open")).unwrap();
+        file.write_all_at(TEXT, 0).unwrap();
+        file.sync_all().unwrap();
+        (sandbox, file)
+    }
+}
+
+/// Whether the open file serves its content, past the kernel's cache.
+fn serves(file: &File) -> bool {
+    let mut bytes = [0; TEXT.len()];
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    let read = file.read_exact_at(&mut bytes, 0).is_ok();
+    assert!(!read || bytes == TEXT);
+    let written = file
+        .write_all_at(TEXT, 0)
+        .and_then(|()| file.sync_data())
+        .is_ok();
+    read && written
+}
+
+fn wait_until_locked(sandbox: &Sandbox, file: &File) {
+    let patience = Instant::now() + Duration::from_secs(120);
+    while serves(file) {
+        assert!(Instant::now() < patience, "not locked within two minutes");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(
+        fs::read(sandbox.mnt().join("open")).is_err(),
+        "locked, nothing is served"
+    );
+    assert!(fs::write(sandbox.mnt().join("new"), b"x").is_err());
+    assert!(
+        fs::read_dir(sandbox.mnt()).is_err() || fs::metadata(sandbox.mnt().join("open")).is_err()
+    );
+}
+
+/// Unmounts, gives the key back, mounts, and expects the content.
+fn comes_back(loss: &Loss, sandbox: &Sandbox, file: File, options: &str) {
+    drop(file);
+    sandbox.umount();
+    loss.give_back(sandbox);
+    loss.mount(sandbox, options);
+    assert_eq!(fs::read(sandbox.mnt().join("open")).unwrap(), TEXT);
+    sandbox.umount();
+}
+
+#[test]
+fn keep_goes_on_with_what_is_in_memory() {
+    for loss in Loss::sure() {
+        for envelope in ["direct", "volume"] {
+            let options = "on-key-loss=keep,key-check=1s";
+            let (sandbox, file) = loss.mounted(envelope, options);
+            loss.lose(&sandbox);
+            std::thread::sleep(Duration::from_secs(4)); // longer than the key would be asked for
+            assert!(serves(&file));
+            comes_back(&loss, &sandbox, file, options);
+        }
+    }
+}
+
+#[test]
+fn lock_locks_a_mount_whose_key_is_disabled_or_gone() {
+    for loss in Loss::sure() {
+        for envelope in ["direct", "volume"] {
+            let options = "on-key-loss=lock,key-check=1s";
+            let (sandbox, file) = loss.mounted(envelope, options);
+            assert!(serves(&file));
+            loss.lose(&sandbox);
+            wait_until_locked(&sandbox, &file);
+            comes_back(&loss, &sandbox, file, options);
+        }
+    }
+}
+
+#[test]
+fn grace_lets_a_short_loss_pass_and_locks_after_a_long_one() {
+    for loss in Loss::sure() {
+        // So long that no slow machine takes the short loss for a long one.
+        let (sandbox, file) = loss.mounted("volume", "on-key-loss=grace=1h,key-check=1s");
+        loss.lose(&sandbox);
+        std::thread::sleep(Duration::from_secs(4));
+        assert!(serves(&file));
+        comes_back(&loss, &sandbox, file, "on-key-loss=grace=1h,key-check=1s");
+        let options = "on-key-loss=grace=3s,key-check=1s";
+        let (sandbox, file) = loss.mounted("volume", options);
+        loss.lose(&sandbox);
+        wait_until_locked(&sandbox, &file);
+        comes_back(&loss, &sandbox, file, options);
+    }
+}
+
+#[test]
+fn a_token_that_hangs_locks_nothing() {
+    let loss = Loss::Hung(TestToken::behind_shim());
+    for policy in ["keep", "lock", "grace=1s"] {
+        let options = format!("on-key-loss={policy},key-check=1s");
+        let (sandbox, file) = loss.mounted("volume", &options);
+        loss.lose(&sandbox);
+        // Two answers are waited for in vain: a call is given up after ten seconds.
+        std::thread::sleep(Duration::from_secs(25));
+        assert!(serves(&file), "{policy}: an outage is no revocation");
+        loss.give_back(&sandbox);
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(serves(&file), "{policy}: nor is its end");
+        drop(file);
+        sandbox.umount();
+    }
+}
