@@ -151,6 +151,7 @@ fn a_token_that_hangs_under_a_mount_holds_no_program_for_ever() {
         );
         std::thread::sleep(Duration::from_millis(200));
     }
+    drop(open);
     write(&sandbox, 60);
     assert_whole(&sandbox, 60);
     sandbox.umount();
