@@ -72,9 +72,14 @@ impl TokenKey {
         theirs.expose_mut().copy_from_slice(secret.expose());
         self.token.submit(CALL, move |worker| {
             let mut wrap = |live: &mut Live| wrapper.wrap(live, version, &context, &theirs);
-            worker
-                .call(&mut wrap)
-                .map_err(|fault| cause(worker, &wrapper, version, fault))
+            let fault = match worker.call(&mut wrap) {
+                Err(fault) => cause(worker, &wrapper, version, fault),
+                wrapped => return wrapped,
+            };
+            if !fault.is_unsure() {
+                return Err(fault);
+            }
+            worker.call_recovered(&mut wrap).map_err(|_| fault)
         })
     }
 

@@ -310,7 +310,8 @@ impl Shared {
         let tried = pin.unwrap_or_default();
         let mut logins = self.library.logins();
         logins.may_try(&token, name, tried)?;
-        if info.last_try && pin.is_some() {
+        // A PIN that worked before is not the one that spent the tries.
+        if info.last_try && pin.is_some() && self.found.get().is_none() {
             let text = format!(
                 "one more wrong PIN locks the token `{name}`, or one did: log in once with the token's own tool"
             );
