@@ -405,10 +405,11 @@ impl Run<'_> {
             };
             self.to.set_attr(&done.to, &owner, None)?;
         }
+        self.attributes(&done.from, &done.to, &done.attr)?;
         if !self.to.env.store.traits().syncfs_reports {
             self.to.fsync_dir(&done.to)?;
         }
-        self.attributes(&done.from, &done.to, &done.attr)
+        Ok(())
     }
 }
 
