@@ -1,6 +1,6 @@
 //! How fast each home of a master key is: wraps and unwraps a second, and 10,000 small files created and read cold, in both
 //! envelopes. Prints two tables; `docs/TOKENS.md` has them. Needs what the tests need (`tests/all`).
-#![allow(clippy::unwrap_used)] // a measurement that fails has no result
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a measurement that fails has no result
 
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -346,8 +346,8 @@ impl Info {
         match entry.envelope {
             Envelope::Direct => entry.algorithms.last().copied(),
             Envelope::Volume => {
-                let of_entry = self.volume_keys.iter().filter(|key| key.is_of(entry));
-                of_entry.last().map(|key| key.algorithm)
+                let newest = self.volume_keys.iter().rfind(|key| key.is_of(entry));
+                newest.map(|key| key.algorithm)
             }
         }
     }

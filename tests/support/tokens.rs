@@ -3,7 +3,7 @@
 //!
 //! A module reads its configuration from the environment of its process, and a process initialises a module once: what
 //! uses a token in process runs in a child of the test (`on_token`).
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, unused_imports)] // each test binary uses a part
 
 mod inside;
 mod judge;
