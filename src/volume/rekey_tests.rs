@@ -481,6 +481,77 @@ fn a_move_that_was_killed_may_turn_to_another_key_or_back() {
     }
 }
 
+#[test]
+fn a_provider_that_goes_away_ends_the_walk_and_not_the_move() {
+    let homes = Homes::new();
+    let step = Move {
+        from: (&homes.first, Direct),
+        to: (&homes.second, Direct),
+    };
+    let fresh = Setup::new(Suite::Gcm, &homes.first, None);
+    for home in [&homes.first, &homes.second] {
+        for answers in 2.. {
+            let setup = fresh.left();
+            let volume = setup.open(homes.all()).unwrap();
+            home.answers.store(answers, SeqCst);
+            let before = home.calls();
+            let ended = step.run(&volume);
+            let asked = home.calls() - before;
+            home.answers.store(u64::MAX, SeqCst);
+            home.away.store(false, SeqCst);
+            if ended.is_ok() {
+                assert!(answers >= FILES as u64);
+                volume.close().unwrap();
+                break;
+            }
+            assert!(
+                matches!(ended, Err(Error::Key(KeyError::Unavailable(_)))),
+                "{ended:?}"
+            );
+            assert_eq!(asked, answers + 1, "no other file waited for it");
+            assert_readable(&volume);
+            assert_proven(&step.run(&volume).unwrap());
+            volume.close().unwrap();
+            setup.assert_whole(only(&homes.second));
+        }
+    }
+}
+
+/// A header may look re-wrapped and not be durable: it was left in the page cache by a run that was killed.
+#[test]
+fn a_rewrap_that_cannot_be_made_durable_keeps_the_key_before() {
+    let homes = Homes::new();
+    let step = Move {
+        from: (&homes.first, Direct),
+        to: (&homes.second, Direct),
+    };
+    let setup = Setup::new(Suite::Gcm, &homes.first, None);
+    let both_areas = |left: &Setup| {
+        let two = |n: &usize| areas(left, *n).iter().flatten().count() == 2;
+        (0..FILES).step_by(2).any(|n| two(&n))
+    };
+    let left = (0..)
+        .map(|at| killed_at(&setup, &step, &homes, at, false).0)
+        .find(|left| left.info().keys.len() == 2 && both_areas(left))
+        .unwrap();
+    let store = Arc::new(FailingStore::new(left.store.clone()));
+    let volume = open(store.clone(), homes.all(), &left.options()).unwrap();
+    // Only the write of the one area that is there already fails.
+    store.fail_once(&[Call::Write], 0, libc::EIO);
+    let report = volume
+        .rekey(target(&homes.second, Direct), &mut |_| {})
+        .unwrap();
+    assert_eq!(store.failed(), 1);
+    assert_proven(&report); // a later round made it durable
+    assert!(!volume.env.ring.chain().is_unfinished());
+    volume.close().unwrap();
+    assert!(
+        !both_areas(&left),
+        "it was written once more, then the other zeroed"
+    );
+    left.assert_whole(only(&homes.second));
+}
+
 /// A volume between two keys: the volume file allows both, and headers name both.
 fn halfway(homes: &Homes, step: &Move<'_>) -> Setup {
     let setup = Setup::new(Suite::Gcm, step.from.0, Some(step.from.1));

@@ -5,6 +5,7 @@
 //! forgets an old version only after every header was read and named none but the new one.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -80,7 +81,8 @@ struct Count {
 
 impl Volume {
     /// Rotates the master key, online: files in use go on. One rotation at a time (InvalidState else). What was killed before
-    /// it was finished, a rotation or a move to another key, is finished instead.
+    /// it was finished, a rotation or a move to another key, is finished instead. Where the provider goes away on the way, it
+    /// ends with its error, and goes on when it is run again.
     pub fn rotate(&self, progress: &mut dyn FnMut(Progress)) -> Result<Rotation> {
         self.rewrap_to(progress, &mut || {
             if self.env.ring.chain().is_unfinished() {
@@ -155,21 +157,22 @@ impl Volume {
         let mut done = 0;
         self.each_batch(moves, &mut |batch| {
             let mut changed = Vec::new();
-            let rewraps = parallel::each(self.env.ring.parallel(), batch, |file| file.rewrap());
+            let rewraps = self.at_once(batch, |file| file.rewrap())?;
             for (file, rewrap) in batch.iter().zip(rewraps) {
                 match rewrap {
-                    Ok(true) => changed.push(file),
+                    Ok(true) => changed.push(Arc::clone(file)),
                     Ok(false) => {}
-                    Err(error) => tracing::warn!("a header could not be re-wrapped: {error}"),
+                    Err(error) => {
+                        tracing::warn!("a header could not be re-wrapped: {error}");
+                        // It may look re-wrapped from an earlier run, and not be durable. (Others, the proof counts.)
+                        unfinished += u64::from(matches!(error, Error::Store(_)));
+                    }
                 }
             }
             if !changed.is_empty() {
                 self.settler.sync_store()?;
             }
-            let finished = parallel::each(self.env.ring.parallel(), &changed, |file| {
-                file.rewrap_finish()
-            });
-            for finish in finished {
+            for finish in self.at_once(&changed, |file| file.rewrap_finish())? {
                 if let Err(error) = finish {
                     tracing::warn!("an old key area stays for now: {error}");
                     unfinished += 1;
@@ -186,14 +189,41 @@ impl Volume {
         Ok((rewrapped, unfinished))
     }
 
+    /// Does this to each file, as many at a time as the provider serves.
+    ///
+    /// # Errors
+    /// Where the provider is away: no further file is tried, since each would wait for it in vain.
+    fn at_once<R: Send>(
+        &self,
+        files: &[Arc<FileState>],
+        work: impl Fn(&FileState) -> Result<R> + Sync,
+    ) -> Result<Vec<Result<R>>> {
+        let away = AtomicBool::new(false);
+        let mut results = parallel::each(self.env.ring.parallel(), files, |file| {
+            if away.load(Ordering::Relaxed) {
+                return Err(Error::errno(libc::EAGAIN));
+            }
+            let result = work(file);
+            if result.as_ref().is_err_and(is_outage) {
+                away.store(true, Ordering::Relaxed);
+            }
+            result
+        });
+        let outage = |result: &Result<R>| result.as_ref().is_err_and(is_outage);
+        match results.iter().position(outage) {
+            Some(at) => Err(results
+                .swap_remove(at)
+                .err()
+                .unwrap_or(Error::errno(libc::EIO))),
+            None => Ok(results),
+        }
+    }
+
     /// Reads every header and counts those on older versions.
     fn count_all(&self, moves: &Running, progress: &mut dyn FnMut(Progress)) -> Result<Count> {
         let mut count = Count::default();
         self.each_batch(moves, &mut |batch| {
-            let versions = parallel::each(self.env.ring.parallel(), batch, |file| {
-                file.header_version()
-            });
-            for version in versions {
+            for version in self.at_once(batch, |file| file.header_version())? {
                 match version {
                     Ok(None) => {}
                     Ok(Some(current)) => {
@@ -267,6 +297,14 @@ fn oldest(before: &Chain) -> (KeyId, KeyVersion) {
         .unwrap_or(&before.current().stored);
     let oldest = from.versions.iter().min();
     (from.key, oldest.copied().unwrap_or(from.wraps_with))
+}
+
+/// Whether an error says nothing of the file, only that its key cannot be asked for now.
+fn is_outage(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Key(KeyError::Unavailable(_) | KeyError::AccessDenied(_))
+    )
 }
 
 /// A directory that was removed since it was listed has no files.

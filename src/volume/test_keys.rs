@@ -26,6 +26,8 @@ pub(crate) struct TestKeys {
     pub(crate) sessions: AtomicUsize,
     /// Whether it cannot be reached.
     pub(crate) away: AtomicBool,
+    /// How many more wraps and unwraps it answers before it cannot be reached.
+    pub(crate) answers: AtomicU64,
 }
 
 impl TestKeys {
@@ -44,6 +46,7 @@ impl TestKeys {
             ahead: AtomicUsize::new(0),
             sessions: AtomicUsize::new(1),
             away: AtomicBool::new(false),
+            answers: AtomicU64::new(u64::MAX),
         };
         keys.add_version();
         keys
@@ -100,6 +103,14 @@ impl TestKeys {
         operation: impl FnOnce(&GcmSiv) -> T,
     ) -> Result<T, KeyError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        let less = |left: u64| left.checked_sub(1);
+        if self
+            .answers
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+            .is_err()
+        {
+            self.away.store(true, Ordering::SeqCst);
+        }
         self.here(key)?;
         let versions = self.lock();
         let kek = versions.get(&version.0);
