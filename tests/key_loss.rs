@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use support::Sandbox;
@@ -17,10 +18,20 @@ const TEXT: &[u8] = b"what was written before";
 enum Loss {
     /// The software key is disabled.
     Disabled,
-    /// SoftHSM's directory is away.
+    /// The token's directory is away; SoftHSM's own, with no token in it, stays.
     Removed(TestToken),
     /// The module's calls do not return.
     Hung(TestToken),
+}
+
+/// The directory of the only token.
+fn its_directory(token: &TestToken) -> PathBuf {
+    let mut entries = fs::read_dir(token.dir.join("tokens")).unwrap();
+    entries.next().expect("a token").unwrap().path()
+}
+
+fn away(token: &TestToken) -> PathBuf {
+    token.dir.join("away")
 }
 
 impl Loss {
@@ -39,9 +50,7 @@ impl Loss {
     fn lose(&self, sandbox: &Sandbox) {
         match self {
             Self::Disabled => drop(sandbox.ok(&["key", "disable", "alias/default"])),
-            Self::Removed(token) => {
-                fs::rename(token.dir.join("tokens"), token.dir.join("away")).unwrap()
-            }
+            Self::Removed(token) => fs::rename(its_directory(token), away(token)).unwrap(),
             Self::Hung(token) => token.shim().say("hang"),
         }
     }
@@ -50,8 +59,8 @@ impl Loss {
         match self {
             Self::Disabled => drop(sandbox.ok(&["key", "enable", "alias/default"])),
             Self::Removed(token) => {
-                let _ = fs::remove_dir_all(token.dir.join("tokens")); // made anew by a look at it
-                fs::rename(token.dir.join("away"), token.dir.join("tokens")).unwrap();
+                let tokens = token.dir.join("tokens");
+                fs::rename(away(token), tokens.join("back")).unwrap();
             }
             Self::Hung(token) => token.shim().say(""),
         }
