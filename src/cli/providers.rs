@@ -44,6 +44,22 @@ impl Known {
         InPlay::of(&self.info.keys)
     }
 
+    /// The library of a token that holds one of its keys.
+    pub(super) fn module_of(
+        &self,
+        global: &Global,
+        in_play: &InPlay,
+        label: &str,
+    ) -> anyhow::Result<Module> {
+        let in_token = |entry: &&KeyEntry| {
+            let home = entry.home.as_ref();
+            home.is_some_and(|home| home.token == label)
+        };
+        let mut entries = self.info.keys.iter().filter(in_token);
+        let remembered = entries.find_map(|entry| self.remembered.get(&entry.key));
+        token_choice::module(global, in_play, label, remembered, false)
+    }
+
     fn module(
         &self,
         global: &Global,

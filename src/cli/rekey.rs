@@ -50,7 +50,8 @@ fn here(
     Ok(rotation)
 }
 
-fn tell(rotation: &Rotation) {
+/// What a move did.
+pub(super) fn tell(rotation: &Rotation) {
     let envelope = text::envelope(rotation.envelope);
     let (from, to) = (&rotation.from_key, &rotation.to_key);
     if from == to {

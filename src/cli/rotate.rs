@@ -10,7 +10,7 @@ use serde_json::json;
 use super::args::{Global, RotateArgs};
 use super::exit::{Code, failure};
 use super::mounts::{self, Mounted};
-use super::{opening, providers};
+use super::{opening, providers, rekey};
 use crate::fuse::control::Client;
 use crate::volume::{self, Phase, Progress, Rotation};
 
@@ -32,7 +32,11 @@ pub(super) fn rotate(global: &Global, args: &RotateArgs) -> anyhow::Result<Code>
         }
         println!("{value}");
     } else {
-        tell(&rotation);
+        if rotation.from_key == rotation.to_key {
+            tell(&rotation);
+        } else {
+            rekey::tell(&rotation); // a move that was not finished
+        }
         if args.destroy_old {
             tell_destroyed(&rotation, &destroyed);
         }

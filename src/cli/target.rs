@@ -101,25 +101,18 @@ pub(super) fn for_move(
             ));
         }
         (None, Some(module)) => module.clone(),
-        (None, None) if is_held => {
-            let of_token = known.info.keys.iter().find(|entry| {
-                let token = entry.home.as_ref().map(|home| &home.token);
-                token == Some(&home.token)
-            });
-            let remembered = of_token.and_then(|entry| known.remembered.get(&entry.key));
-            token_choice::module(global, &in_play, &home.token, remembered, false)?
-        }
+        (None, None) if is_held => known.module_of(global, &in_play, &home.token)?,
         (None, None) => token_choice::new_module(global, &in_play, &home.token, None)?,
     };
-    let mut secrets = Secrets::default();
-    let pin = match (&to.to_pin_file, to.to_pin_fd) {
-        (Some(file), _) => Some(Source::File(file.clone()).read()?),
-        (None, Some(number)) => Some(Source::Descriptor(number).read()?),
-        (None, None) if is_held && uri.pin_source.is_none() => None, // it is open already
-        (None, None) => {
-            token_choice::pin(global, &in_play, &home.token, uri.pin_source.as_deref())?
+    let pin = match (&to.to_pin_file, to.to_pin_fd, &uri.pin_source) {
+        (Some(file), _, _) => Some(Source::File(file.clone()).read()?),
+        (None, Some(number), _) => Some(Source::Descriptor(number).read()?),
+        (None, None, None) if is_held => None, // it is open already
+        (None, None, of_uri) => {
+            token_choice::pin(global, &in_play, &home.token, of_uri.as_deref())?
         }
     };
+    let mut secrets = Secrets::default();
     secrets.pins.put(&home.token, pin);
     Ok((in_token(&uri, module, &to.using)?, secrets))
 }

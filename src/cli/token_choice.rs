@@ -78,9 +78,13 @@ impl InPlay {
                 (None, None) if self.held.is_empty() => continue,
                 (None, None) => {
                     let sentence = format!(
-                        "the volume has keys in the tokens {:?}, as its move is not finished: say for which {option} is, as \
+                        "the volume has keys in the tokens {}, as its move is not finished: say for which {option} is, as \
                          {option} TOKEN=VALUE",
                         self.held
+                            .iter()
+                            .map(|label| format!("{label:?}"))
+                            .collect::<Vec<_>>()
+                            .join(" and ")
                     );
                     return Err(failure(Code::Usage, sentence));
                 }
