@@ -689,3 +689,21 @@ fn encrypts_files_again_mounted_and_not() {
     assert_reads(&sandbox, &PIN);
     with_pin(&sandbox, &["check", "vault"]);
 }
+
+#[test]
+fn a_key_that_another_volume_of_this_host_needs_is_not_destroyed() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["init", "vault"]);
+    sandbox.ok(&["init", "never-mounted"]);
+    let said = fails(&sandbox, 7, &["rotate", "--destroy-old", "vault"]);
+    assert!(said.contains("--even-if-shared"), "{said}");
+    assert_eq!(info(&sandbox)["version"], 1, "nothing was done");
+    sandbox.ok(&["ls", "never-mounted"]);
+    // Moved to a key of its own, it needs the old one no more.
+    sandbox.ok(&["key", "create", "alias/own"]);
+    sandbox.ok(&["rekey", "--to", "alias/own", "never-mounted"]);
+    let rotation = json(&sandbox.ok(&["rotate", "--destroy-old", "--json", "vault"]));
+    assert_eq!(rotation["destroyed"], serde_json::json!([1]));
+    sandbox.ok(&["ls", "never-mounted"]);
+    sandbox.ok(&["ls", "vault"]);
+}

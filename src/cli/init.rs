@@ -73,19 +73,28 @@ pub(super) fn directory_for(directory: &Path) -> anyhow::Result<Arc<dyn Store>> 
     store(directory)
 }
 
-/// Opens a new volume whose key is in a token once, so that this host remembers the library, and what was made is known to
-/// open.
+/// Opens a new volume once, so that this host remembers it: the library of its token, and that the key has one volume more
+/// (`rotate --destroy-old` of another asks that). What was made is then known to open, too.
 pub(super) fn remember(directory: &Path, target: Target) -> anyhow::Result<()> {
-    let Some(module) = target.module else {
-        return Ok(());
-    };
+    let needs_library = target.module.is_some();
     let opened = Opened {
         providers: target.provider.into(),
-        modules: [(target.key, module)].into(),
+        modules: target
+            .module
+            .into_iter()
+            .map(|module| (target.key, module))
+            .collect(),
         tokens: Arc::default(),
     };
-    let open = opening::with(directory, opened, &Trust::default(), &How::once(true))?;
-    Ok(open.volume.close()?)
+    let open = opening::with(directory, opened, &Trust::default(), &How::once(true));
+    match open {
+        Ok(open) => Ok(open.volume.close()?),
+        Err(error) if needs_library => Err(error),
+        Err(error) => {
+            tracing::warn!("this host does not remember the new volume: {error}");
+            Ok(())
+        }
+    }
 }
 
 fn store(directory: &Path) -> anyhow::Result<Arc<dyn Store>> {

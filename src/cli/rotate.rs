@@ -108,7 +108,8 @@ fn must_be_alone(vault: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let sentence = format!(
-        "nothing was done: this host knows another volume under the same key, {}, which may need the older versions; move one to a key          of its own with \"strongroom rekey\", or, if it is rotated already or not needed any more, add --even-if-shared",
+        "nothing was done: this host knows another volume under the same key, {}, which may need the older versions; move one to a key \
+         of its own with \"strongroom rekey\", or, if it is rotated already or not needed any more, add --even-if-shared",
         others.join(" and ")
     );
     Err(failure(Code::InUse, sentence))

@@ -173,6 +173,11 @@ pub fn suitable(store: &Arc<dyn Store>) -> Result<()> {
 }
 
 fn must_be_empty(root: &Arc<dyn Dir>) -> Result<()> {
+    if root.stat_at(names::VOLUME).is_ok() {
+        return Err(Error::NotAVolume(
+            "there is a volume in this directory already".to_owned(),
+        ));
+    }
     let begun = root.stat_at(names::LOCK).is_ok();
     let mut from = 0;
     loop {
