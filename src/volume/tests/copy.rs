@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{READ_WRITE, me};
 use crate::format::ids::KeyId;
 use crate::format::suite::{Envelope, Suite};
+use crate::format::wrap::WrapAlgorithm;
 use crate::keys::KeyProvider;
 use crate::store::{
     Access, Call, FailingStore, Host, Kind, MemoryStore, Store, Time, TimeSpec, Traits,
@@ -71,7 +72,7 @@ impl Pair {
         let pair = Self {
             from: Arc::new(MemoryStore::new()),
             keys: Arc::new(TestKeys::with_one_version()),
-            others: Arc::new(TestKeys::with_one_version()),
+            others: Arc::new(TestKeys::new("test", TO, WrapAlgorithm::AesGcmSiv)),
         };
         let options = CreateOptions {
             suite,
