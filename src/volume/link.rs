@@ -26,6 +26,7 @@ pub(crate) fn link(
     name: &[u8],
 ) -> Result<Attr> {
     volume.require_writable()?;
+    let _changing = volume.rotation.changing();
     if node.kind() == Kind::Dir {
         return Err(Error::errno(libc::EPERM));
     }

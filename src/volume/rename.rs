@@ -26,6 +26,7 @@ pub(crate) fn rename(
     mode: RenameMode,
 ) -> Result<()> {
     volume.require_writable()?;
+    let _changing = volume.rotation.changing();
     let from = Spot::new(volume, parent, name)?;
     let to = Spot::new(volume, new_parent, new_name)?;
     volume.settler.make_room();
