@@ -57,9 +57,10 @@ fn a_volume_moves_between_all_homes_under_load_and_kills() {
                 vault.unmount();
             }
             if number % 4 == 1 {
-                let kill = match number % 16 {
-                    1 => Kill::Begun(dice.below(Duration::from_millis(300))),
-                    _ => Kill::Walking(dice.below(walk / 2)),
+                let kill = if number % 16 == 1 && !from.dies_in_login() && !to.dies_in_login() {
+                    Kill::Begun(dice.below(Duration::from_millis(300)))
+                } else {
+                    Kill::Walking(dice.below(walk / 2))
                 };
                 killed += usize::from(vault.move_and_kill(to, kill, unmounted, &load));
             }

@@ -17,6 +17,7 @@ use super::{places, unlock};
 use crate::format::ids::KeyId;
 use crate::format::suite::Envelope;
 use crate::format::volume_file::TokenObject;
+use crate::format::wrap::WrapAlgorithm;
 use crate::fuse::control::{OpenTarget, Refusal};
 use crate::keys::pkcs11::{KeyUri, Mechanism, Module, TokenKey, UriError};
 use crate::keys::software::Place;
@@ -220,6 +221,13 @@ impl Wanted {
                 let id = key.key();
                 let how = if made { "made" } else { "taken" };
                 tracing::info!("{how} in the token {:?}: key {id}", home.token);
+                if key.algorithm() == WrapAlgorithm::RsaOaepSha1 {
+                    tracing::warn!(
+                        "the token {:?} does RSA-OAEP with SHA-1 and without a label only, so that is used: sound for this purpose, \
+                         but an auditor may ask",
+                        home.token
+                    );
+                }
                 Ok(self.target(Arc::new(key), id, Some(module.clone())))
             }
         }

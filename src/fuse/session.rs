@@ -88,7 +88,11 @@ fn run(
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("a serving thread panicked")));
         signals.into_iter().for_each(EndingSignals::end);
-        Ok(served?)
+        match served {
+            // The kernel ended the connection while a thread took one of its last requests (a RELEASE, a FORGET) from it.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+            served => Ok(served?),
+        }
     })
 }
 

@@ -49,7 +49,10 @@ impl Daemon {
     fn wait_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
-            assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+            if start.elapsed() > PATIENCE {
+                let _ = self.child.kill();
+                panic!("waited in vain until {what}: {}", self.said());
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }

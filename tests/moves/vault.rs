@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::load::Load;
-use super::support::tokens::TestToken;
+use super::support::tokens::{Kind, TestToken};
 use super::support::{Sandbox, is_mounted};
 
 /// Where a master key is, and what it wraps.
@@ -44,6 +44,11 @@ impl<'a> Home<'a> {
             envelope,
             to: token.uri("moves"),
         }
+    }
+
+    /// Whether a kill during C_Login destroys the token: SoftHSM2 empties its file and writes it anew at every login.
+    pub fn dies_in_login(&self) -> bool {
+        self.token.is_some_and(|token| token.kind == Kind::SoftHsm)
     }
 }
 

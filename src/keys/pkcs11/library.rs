@@ -265,15 +265,16 @@ impl Library {
     }
 }
 
-/// Libraries that serve one call at a time. SoftHSM2 crashes under concurrent calls (its issue 688); the others answer fewer
-/// of them than one after the other (docs/TOKENS.md), or as many: they wait for nothing but this machine or one chip.
-const ONE_AT_A_TIME: [&str; 4] = ["SoftHSM", "Kryoptic", "Mozilla", "tpm2"];
+/// Libraries that serve one call at a time, by manufacturer and description. SoftHSM2 crashes under concurrent calls (its issue
+/// 688), opencryptoki ("Meta PKCS11") where sessions are closed beside others; the rest answer fewer calls side by side than one
+/// after the other (docs/TOKENS.md), or as many: they wait for nothing but this machine or one chip.
+const ONE_AT_A_TIME: [&str; 5] = ["SoftHSM", "Kryoptic", "Mozilla", "tpm2", "Meta PKCS11"];
 
 fn limit_of(functions: &Functions) -> usize {
     let one_at_a_time = functions.context().get_library_info().is_ok_and(|info| {
-        ONE_AT_A_TIME
-            .iter()
-            .any(|name| info.manufacturer_id().contains(name))
+        ONE_AT_A_TIME.iter().any(|name| {
+            info.manufacturer_id().contains(name) || info.library_description().contains(name)
+        })
     });
     usize::from(one_at_a_time)
 }
