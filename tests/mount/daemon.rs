@@ -41,7 +41,19 @@ impl Daemon {
     }
 
     fn of(sandbox: &Sandbox) -> Self {
-        let mut command = sandbox.command();
+        let program = sandbox.command();
+        // Whatever runs the tests (nohup) may have SIGHUP ignored, which the program then leaves so.
+        let mut command = Command::new("env");
+        command
+            .arg("--default-signal=HUP")
+            .arg(program.get_program());
+        command.current_dir(program.get_current_dir().unwrap());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command.args(["mount", "--foreground", "vault", "mnt"]);
         Self::start(command, sandbox.mnt())
     }
