@@ -121,6 +121,9 @@ impl Volume {
             }
         }
         if count.older == 0 && count.damaged == 0 {
+            // A file that was removed or cut to nothing has no header to re-wrap, but may have its old one back after a
+            // power cut, until that is durable.
+            self.settler.sync_store()?;
             self.master.forget_others(&self.env)?;
         }
         let (from, to) = (oldest(&before), &after.current().stored);
