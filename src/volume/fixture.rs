@@ -1,6 +1,7 @@
 //! For tests: the surroundings of an open volume, without its files and keystore. The keys stay the same over any number
 //! of "mounts" of a store or of its snapshots.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::crypto::Secret;
@@ -10,17 +11,75 @@ use crate::format::volume_file::{KeyEntry, VolumeFile, WrappedSecret};
 use crate::format::volume_keys::VolumeKeys;
 use crate::format::wrap::WrapAlgorithm;
 use crate::keys::KeyProvider;
-use crate::store::{Access, Store};
+use crate::store::{Access, Dir, Host, Store};
 use crate::volume::chain::{AtHand, Chain};
 use crate::volume::env::{Env, Epochs};
+use crate::volume::error::Result;
 use crate::volume::file::FileState;
 use crate::volume::file::body::Place;
 use crate::volume::keyring::KeyRing;
 use crate::volume::settle::Settler;
 use crate::volume::test_keys::KEY;
 pub(crate) use crate::volume::test_keys::TestKeys;
+use crate::volume::{CHECK_EVERY, Caller, InPlace, KeyLoss, Node, OpenFlags, OpenOptions, Volume};
 
 const VOLUME: VolumeId = VolumeId([9; 16]);
+
+/// Who asks.
+pub(crate) const USER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0o022,
+};
+
+/// An open file for everything but appending.
+pub(crate) const READ_WRITE: OpenFlags = OpenFlags {
+    read: true,
+    write: true,
+    append: false,
+    truncate: false,
+};
+
+/// A host, as this process of it.
+pub(crate) fn host(pid: u32) -> Host {
+    Host {
+        name: "here".into(),
+        boot_id: "boot".into(),
+        pid,
+        since: 1_700_000_000,
+    }
+}
+
+/// Writable, by a host that keeps its pins there.
+pub(crate) fn options(state: Option<Arc<dyn Dir>>) -> OpenOptions {
+    OpenOptions {
+        read_only: false,
+        in_place: InPlace::Auto,
+        host: host(2),
+        state,
+        expect: None,
+        take_over: false,
+        modules: BTreeMap::new(),
+        on_key_loss: KeyLoss::Keep,
+        key_check: CHECK_EVERY,
+    }
+}
+
+/// The contents of a file.
+pub(crate) fn read(volume: &Volume, parent: &Arc<Node>, name: &str) -> Result<Vec<u8>> {
+    let (node, attr) = volume.lookup(parent, name.as_bytes())?;
+    let file = volume.open(
+        &node,
+        OpenFlags {
+            write: false,
+            ..READ_WRITE
+        },
+    )?;
+    let mut bytes = vec![0; attr.size as usize];
+    let length = volume.read(&file, 0, &mut bytes)?;
+    bytes.truncate(length);
+    Ok(bytes)
+}
 
 /// What every mount of one volume has in common.
 pub(crate) struct Fixture {

@@ -5,25 +5,11 @@ use std::sync::Arc;
 use crate::format::ids::KeyId;
 use crate::format::suite::Suite;
 use crate::keys::KeyProvider;
-use crate::store::{Dir, Host, MemoryStore, Store};
-use crate::volume::fixture::TestKeys;
-use crate::volume::{
-    Caller, CreateOptions, Error, InPlace, OpenFlags, OpenOptions, Volume, create, open,
-};
+use crate::store::{Dir, MemoryStore, Store};
+use crate::volume::fixture::{self, READ_WRITE, TestKeys, USER, host};
+use crate::volume::{CreateOptions, Error, OpenOptions, Volume, create, open};
 
 const KEY: KeyId = KeyId([7; 16]);
-const USER: Caller = Caller {
-    uid: 0,
-    gid: 0,
-    umask: 0o022,
-};
-const READ_WRITE: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    append: false,
-    truncate: false,
-};
-
 struct Setup {
     store: Arc<MemoryStore>,
     keys: Arc<TestKeys>,
@@ -56,17 +42,7 @@ impl Setup {
     }
 
     fn options(&self) -> OpenOptions {
-        OpenOptions {
-            read_only: false,
-            in_place: InPlace::Auto,
-            host: host(2),
-            state: Some(self.state.clone()),
-            expect: None,
-            take_over: false,
-            modules: Default::default(),
-            on_key_loss: crate::volume::KeyLoss::Keep,
-            key_check: crate::volume::CHECK_EVERY,
-        }
+        fixture::options(Some(self.state.clone()))
     }
 
     fn open_with(&self, options: &OpenOptions) -> Result<Arc<Volume>, Error> {
@@ -86,15 +62,6 @@ impl Setup {
     }
 }
 
-fn host(pid: u32) -> Host {
-    Host {
-        name: "here".into(),
-        boot_id: "boot".into(),
-        pid,
-        since: 1_700_000_000,
-    }
-}
-
 fn write(volume: &Volume, name: &str, bytes: &[u8]) {
     let (_, _, file) = volume
         .create(&volume.root(), name.as_bytes(), 0o644, &USER, READ_WRITE)
@@ -103,18 +70,7 @@ fn write(volume: &Volume, name: &str, bytes: &[u8]) {
 }
 
 fn read(volume: &Volume, name: &str) -> Result<Vec<u8>, Error> {
-    let (node, attr) = volume.lookup(&volume.root(), name.as_bytes())?;
-    let file = volume.open(
-        &node,
-        OpenFlags {
-            write: false,
-            ..READ_WRITE
-        },
-    )?;
-    let mut bytes = vec![0; attr.size as usize];
-    let length = volume.read(&file, 0, &mut bytes)?;
-    bytes.truncate(length);
-    Ok(bytes)
+    fixture::read(volume, &volume.root(), name)
 }
 
 #[test]

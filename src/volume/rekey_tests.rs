@@ -12,11 +12,10 @@ use crate::format::suite::{Envelope, Suite};
 use crate::format::wrap::WrapAlgorithm;
 use crate::keys::pkcs11::Module;
 use crate::keys::{KeyError, KeyProvider, Providers};
-use crate::store::{Call, FailingStore, Host, MemoryStore, Store};
-use crate::volume::fixture::TestKeys;
+use crate::store::{Call, FailingStore, MemoryStore, Store};
+use crate::volume::fixture::{READ_WRITE, TestKeys, USER, host, options, read};
 use crate::volume::{
-    Caller, CreateOptions, Error, InPlace, OpenFlags, OpenOptions, Rotation, Target, Volume,
-    create, info, open, pinned_modules,
+    CreateOptions, Error, OpenOptions, Rotation, Target, Volume, create, info, open, pinned_modules,
 };
 
 use Envelope::{Direct, Volume as ByVolumeKey};
@@ -25,17 +24,6 @@ mod killed;
 mod refused;
 
 const FILES: usize = 5;
-const USER: Caller = Caller {
-    uid: 0,
-    gid: 0,
-    umask: 0o022,
-};
-const READ_WRITE: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    append: false,
-    truncate: false,
-};
 /// What a kill may come before.
 const CHANGES: [Call; 15] = [
     Call::Write,
@@ -102,15 +90,6 @@ fn target(keys: &Arc<TestKeys>, envelope: Envelope) -> Target {
     }
 }
 
-fn host() -> Host {
-    Host {
-        name: "here".into(),
-        boot_id: "boot".into(),
-        pid: 2,
-        since: 1_700_000_000,
-    }
-}
-
 /// A volume in memory and what its host remembers.
 struct Setup {
     store: Arc<MemoryStore>,
@@ -131,7 +110,7 @@ impl Setup {
             envelope,
         };
         let store: Arc<dyn Store> = setup.store.clone();
-        create(&store, &**keys, &keys.key(), &options, &host()).unwrap();
+        create(&store, &**keys, &keys.key(), &options, &host(1)).unwrap();
         let volume = setup.open(only(keys)).unwrap();
         let (dir, _) = volume.make_dir(&volume.root(), b"d", 0o755, &USER).unwrap();
         for n in 0..FILES {
@@ -150,17 +129,7 @@ impl Setup {
     }
 
     fn options(&self) -> OpenOptions {
-        OpenOptions {
-            read_only: false,
-            in_place: InPlace::Auto,
-            host: host(),
-            state: Some(self.state.root()),
-            expect: None,
-            take_over: false,
-            modules: BTreeMap::new(),
-            on_key_loss: crate::volume::KeyLoss::Keep,
-            key_check: crate::volume::CHECK_EVERY,
-        }
+        options(Some(self.state.root()))
     }
 
     fn open(&self, providers: Providers) -> Result<Arc<Volume>, Error> {
@@ -211,21 +180,6 @@ fn assert_readable(volume: &Volume) {
     }
 }
 
-fn read(volume: &Volume, parent: &Arc<crate::volume::Node>, name: &str) -> Result<Vec<u8>, Error> {
-    let (node, attr) = volume.lookup(parent, name.as_bytes())?;
-    let file = volume.open(
-        &node,
-        OpenFlags {
-            write: false,
-            ..READ_WRITE
-        },
-    )?;
-    let mut bytes = vec![0; attr.size as usize];
-    let length = volume.read(&file, 0, &mut bytes)?;
-    bytes.truncate(length);
-    Ok(bytes)
-}
-
 fn assert_proven(rotation: &Rotation) {
     assert_eq!(
         (rotation.headers, rotation.remaining, rotation.damaged),
@@ -252,7 +206,7 @@ fn the_envelope_is_what_the_key_can_do() {
             sparse: true,
             envelope: asked,
         };
-        let made = create(&store, &**keys, &keys.key(), &options, &host());
+        let made = create(&store, &**keys, &keys.key(), &options, &host(1));
         match given {
             Some(envelope) => {
                 made.unwrap();

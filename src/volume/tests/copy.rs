@@ -9,13 +9,11 @@ use crate::format::ids::KeyId;
 use crate::format::suite::{Envelope, Suite};
 use crate::format::wrap::WrapAlgorithm;
 use crate::keys::KeyProvider;
-use crate::store::{
-    Access, Call, FailingStore, Host, Kind, MemoryStore, Store, Time, TimeSpec, Traits,
-};
-use crate::volume::fixture::TestKeys;
+use crate::store::{Access, Call, FailingStore, Kind, MemoryStore, Store, Time, TimeSpec, Traits};
+use crate::volume::fixture::{TestKeys, host, options};
 use crate::volume::{
-    Attr, CHECK_EVERY, CopyOptions, CopyReport, CreateOptions, Error, InPlace, KeyLoss, Node,
-    OpenFlags, OpenOptions, SetAttr, Volume, copy, create, open,
+    Attr, CopyOptions, CopyReport, CreateOptions, Error, Node, OpenFlags, OpenOptions, SetAttr,
+    Volume, copy, create, open,
 };
 
 mod refused;
@@ -37,29 +35,9 @@ const ANEW: CopyOptions = CopyOptions {
     share_data_keys: false,
 };
 
-fn host() -> Host {
-    Host {
-        name: "here".into(),
-        boot_id: "boot".into(),
-        pid: 1,
-        since: 1_700_000_000,
-    }
-}
-
 fn mount(store: &Arc<MemoryStore>, keys: &Arc<TestKeys>) -> Arc<Volume> {
-    let options = OpenOptions {
-        read_only: false,
-        in_place: InPlace::Auto,
-        host: host(),
-        state: None,
-        expect: None,
-        take_over: false,
-        modules: Default::default(),
-        on_key_loss: KeyLoss::Keep,
-        key_check: CHECK_EVERY,
-    };
     let provider: Arc<dyn KeyProvider> = keys.clone();
-    open(store.clone(), provider.into(), &options).unwrap()
+    open(store.clone(), provider.into(), &options(None)).unwrap()
 }
 
 /// A volume and a key that a copy of it gets.
@@ -83,7 +61,7 @@ impl Pair {
             envelope: None,
         };
         let store: Arc<dyn Store> = pair.from.clone();
-        create(&store, &*pair.keys, &FROM, &options, &host()).unwrap();
+        create(&store, &*pair.keys, &FROM, &options, &host(1)).unwrap();
         pair
     }
 
@@ -98,7 +76,7 @@ impl Pair {
         options: &CopyOptions,
     ) -> Result<CopyReport, Error> {
         let provider: Arc<dyn KeyProvider> = self.others.clone();
-        copy(source, to, provider, &TO, options, &host(), &mut |_| {})
+        copy(source, to, provider, &TO, options, &host(1), &mut |_| {})
     }
 }
 
@@ -440,19 +418,12 @@ fn a_source_for_reading_is_copied_and_shares_no_keys() {
     source.close().unwrap();
     drop(source);
     let writes = pair.from.writes();
-    let options = OpenOptions {
+    let read_only = OpenOptions {
         read_only: true,
-        in_place: InPlace::Auto,
-        host: host(),
-        state: None,
-        expect: None,
-        take_over: false,
-        modules: Default::default(),
-        on_key_loss: KeyLoss::Keep,
-        key_check: CHECK_EVERY,
+        ..options(None)
     };
     let provider: Arc<dyn KeyProvider> = pair.keys.clone();
-    let source = open(pair.from.clone(), provider.into(), &options).unwrap();
+    let source = open(pair.from.clone(), provider.into(), &read_only).unwrap();
     let to = Arc::new(MemoryStore::new());
     pair.copy(&source, to.clone(), &ANEW).unwrap();
     assert_eq!(pair.from.writes(), writes, "not a write to the source");

@@ -10,13 +10,12 @@ use crate::format::ids::{KeyId, KeyVersion};
 use crate::format::suite::{Envelope, Suite};
 use crate::keys::software::{Argon2Cost, NewSlot, Place};
 use crate::keys::{KeyDescription, KeyError, KeyProvider, KeyState, Keystore, Unlock, Wrapped};
-use crate::store::{Host, MemoryStore, Store};
-use crate::volume::fixture::TestKeys;
+use crate::store::{MemoryStore, Store};
+use crate::volume::fixture::{TestKeys, host, options};
 use crate::volume::key_loss::Verdict;
 use crate::volume::key_watch::KeyWatch;
 use crate::volume::{
-    CHECK_EVERY, CreateOptions, InPlace, KeyLoss, OpenFlags, OpenOptions, SetAttr, Volume, create,
-    open,
+    CHECK_EVERY, CreateOptions, KeyLoss, OpenFlags, SetAttr, Volume, create, open,
 };
 
 const KEY: KeyId = KeyId([7; 16]);
@@ -110,15 +109,6 @@ impl KeyProvider for Told {
     }
 }
 
-fn host() -> Host {
-    Host {
-        name: "here".into(),
-        boot_id: "boot".into(),
-        pid: 1,
-        since: 1_700_000_000,
-    }
-}
-
 struct Kept {
     store: Arc<MemoryStore>,
     provider: Arc<dyn KeyProvider>,
@@ -134,7 +124,7 @@ impl Kept {
             envelope: Some(envelope),
         };
         let shared: Arc<dyn Store> = store.clone();
-        create(&shared, &*provider, key, &options, &host()).unwrap();
+        create(&shared, &*provider, key, &options, &host(1)).unwrap();
         Self { store, provider }
     }
 
@@ -143,18 +133,12 @@ impl Kept {
     }
 
     fn open(&self) -> Arc<Volume> {
-        let options = OpenOptions {
-            read_only: false,
-            in_place: InPlace::Auto,
-            host: host(),
-            state: None,
-            expect: None,
-            take_over: false,
-            modules: Default::default(),
-            on_key_loss: KeyLoss::Keep,
-            key_check: CHECK_EVERY,
-        };
-        open(self.store.clone(), self.provider.clone().into(), &options).unwrap()
+        open(
+            self.store.clone(),
+            self.provider.clone().into(),
+            &options(None),
+        )
+        .unwrap()
     }
 }
 

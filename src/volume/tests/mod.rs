@@ -16,16 +16,9 @@ use crate::store::{MemoryStore, Store};
 use crate::volume::env::Env;
 use crate::volume::error::Result;
 use crate::volume::facade::Closer;
-use crate::volume::fixture::{Fixture, Mounted, volume_file};
+use crate::volume::fixture::{Fixture, Mounted, READ_WRITE, volume_file};
 use crate::volume::master::{Master, Modules};
 use crate::volume::{Caller, OpenFlags, Volume};
-
-const READ_WRITE: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    append: false,
-    truncate: false,
-};
 
 /// A volume in memory and its mounts.
 pub(super) struct Bench {
