@@ -121,7 +121,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        let target = || self.volume.read_link(&self.node(number)?);
+        let target = || self.on(number, |node| self.volume.read_link(node));
         answer("readlink", reply, target, |reply, target| {
             reply.data(&target)
         });
@@ -471,10 +471,8 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = || {
-            xattrs::fitting(
-                self.volume.xattr(&self.node(number)?, name.as_bytes())?,
-                size,
-            )
+            let value = self.on(number, |node| self.volume.xattr(node, name.as_bytes()));
+            xattrs::fitting(value?, size)
         };
         answer("getxattr", reply, value, |reply, value| {
             xattrs::send(reply, &value, size)
@@ -483,7 +481,7 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let list = || {
-            let names = self.volume.xattr_names(&self.node(number)?)?;
+            let names = self.on(number, |node| self.volume.xattr_names(node))?;
             xattrs::fitting(xattrs::joined(&names, is_root(request)), size)
         };
         answer("listxattr", reply, list, |reply, names| {
@@ -496,8 +494,9 @@ impl Filesystem for Adapter {
             "removexattr",
             reply,
             || {
-                self.volume
-                    .remove_xattr(&self.node(number)?, name.as_bytes())
+                self.on(number, |node| {
+                    self.volume.remove_xattr(node, name.as_bytes())
+                })
             },
             send_ok,
         );

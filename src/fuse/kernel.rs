@@ -3,7 +3,8 @@
 //! Every flag is asked for only where the kernel offers it. Never asked for, because fuser 0.18 cannot keep the promise:
 //! OVER_IO_URING (every request would wait for ever), SETXATTR_EXT (a panic), ALLOW_IDMAP (every request malformed),
 //! ABORT_ERROR (an error at the end of each mount), SECURITY_CTX, CREATE_SUPP_GROUP. Neither POSIX_LOCKS nor FLOCK_LOCKS:
-//! the mount is exclusive, so the kernel keeps the locks itself.
+//! the mount is exclusive, so the kernel keeps the locks itself. Nor ATOMIC_O_TRUNC: the kernel would have us cut a file
+//! before it refuses the open, as it does for O_RDONLY with O_TRUNC of a program that runs.
 
 use std::io;
 
@@ -24,13 +25,12 @@ pub(super) struct Agreed {
 }
 
 /// Each with what it brings.
-const WANTED: [InitFlags; 11] = [
+const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_PARALLEL_DIROPS, // lookups and listings of one directory run side by side
     InitFlags::FUSE_ASYNC_DIO,       // a large direct read or write is in flight in parts
     InitFlags::FUSE_DO_READDIRPLUS,  // attributes with a listing,
     InitFlags::FUSE_READDIRPLUS_AUTO, // where lookups follow it
     InitFlags::FUSE_CACHE_SYMLINKS,  // targets are read once
-    InitFlags::FUSE_ATOMIC_O_TRUNC,  // open and cut in one request
     InitFlags::FUSE_HANDLE_KILLPRIV_V2, // no security.capability lookup before each write; we clear set-id bits ourselves
     InitFlags::FUSE_DONT_MASK,          // the umask comes to us: a default ACL takes its place
     InitFlags::FUSE_POSIX_ACL,          // the kernel checks and inherits ACLs

@@ -8,7 +8,7 @@ use fuser::{FileHandle, RenameFlags};
 
 use super::inodes::Inode;
 use super::served::Adapter;
-use crate::store::RenameMode;
+use crate::store::{Kind, RenameMode};
 use crate::volume::{Attr, Caller, Error, Fallocate, Node, OpenFile, OpenFlags, Result, SeekTo};
 
 impl Adapter {
@@ -23,7 +23,7 @@ impl Adapter {
         if wanted.truncate {
             self.drop_privileges(inode, !by_root)?;
         }
-        self.volume.open(&inode.node, wanted)
+        by_number(&inode.node, self.volume.open(&inode.node, wanted))
     }
 
     /// open(2) with O_CREAT.
@@ -114,6 +114,17 @@ pub(super) fn seek_to(whence: i32) -> Result<SeekTo> {
         libc::SEEK_DATA => Ok(SeekTo::Data),
         libc::SEEK_HOLE => Ok(SeekTo::Hole),
         _ => Err(Error::errno(libc::EINVAL)),
+    }
+}
+
+/// What came of a call on an object that the kernel names by its number. Where its name went since the kernel looked that up
+/// (another process unlinked it, say), the answer is ESTALE: the kernel then looks the path up once more.
+pub(super) fn by_number<T>(node: &Node, done: Result<T>) -> Result<T> {
+    match done {
+        Err(error) if is(&error, libc::ENOENT) && node.kind() != Kind::Dir => {
+            Err(Error::errno(libc::ESTALE))
+        }
+        done => done,
     }
 }
 

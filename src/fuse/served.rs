@@ -7,6 +7,7 @@ use fuser::{FileHandle, Generation, INodeNo};
 use super::handles::Handles;
 use super::inodes::{Inode, Inodes};
 use super::kernel::Agreed;
+use super::opened::by_number;
 use super::xattrs;
 use crate::volume::{Attr, Error, Node, Result, SetAttr, Volume};
 
@@ -102,6 +103,16 @@ impl Adapter {
         if set.mode.is_some() {
             inode.set_id.may_be_set();
         }
-        changed
+        by_number(&inode.node, changed)
+    }
+
+    /// Does something to an object that the kernel names by its number.
+    pub(super) fn on<T>(
+        &self,
+        number: INodeNo,
+        work: impl FnOnce(&Arc<Node>) -> Result<T>,
+    ) -> Result<T> {
+        let node = self.node(number)?;
+        by_number(&node, work(&node))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fuser::ReplyXattr;
 
 use super::inodes::Inode;
-use super::opened::is;
+use super::opened::{by_number, is};
 use super::served::Adapter;
 use crate::volume::{Error, Node, Result, Volume};
 
@@ -34,7 +34,7 @@ pub(super) fn set(
     if name == CAPABILITY {
         inode.capability.may_be_set();
     }
-    done
+    by_number(&inode.node, done)
 }
 
 /// Removes file capabilities, if there are any.

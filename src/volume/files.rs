@@ -16,7 +16,8 @@ use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
 use crate::volume::file::FileState;
 use crate::volume::file::body::Place;
-use crate::volume::node::Node;
+use crate::volume::node::{Node, Replaced};
+use crate::volume::spot::{Found, Spot};
 use crate::volume::sync::locked;
 
 /// States by inode number.
@@ -119,8 +120,28 @@ pub(crate) struct Entry<'a> {
 /// The state of a file, found bound to every name by which this mount knows it. `write`: it can be written through.
 pub(crate) fn open(volume: &Volume, node: &Arc<Node>, write: bool) -> Result<Arc<FileState>> {
     let state = open_unchecked(volume, node, write)?;
+    if node.locations().is_empty() && state.loaded_size().is_none() {
+        state.check_last_name()?;
+    }
     check_names(volume, node, &state)?;
     Ok(state)
+}
+
+/// Before another object takes the last name of this one: what it holds is kept until the node is forgotten. As on any
+/// file system, who looked the name up before that may still open it. Where it cannot be had, such an open is ESTALE.
+pub(crate) fn keep_replaced(volume: &Volume, spot: &Spot, found: &Found) {
+    let (node, stat) = (&found.node, &found.stat);
+    let replaced = match stat.kind {
+        Kind::File if stat.nlink == 1 => open_at(volume, node, false, &spot.file())
+            .ok()
+            .map(Replaced::File),
+        Kind::Symlink if stat.nlink == 1 => {
+            let sealed = spot.dir.read_link(spot.entry());
+            sealed.ok().map(Replaced::Symlink)
+        }
+        _ => None,
+    };
+    node.keep_replaced(replaced);
 }
 
 /// As `open`, for a file whose content is about to go: nothing is read.

@@ -1,5 +1,5 @@
-//! The objects that this mount knows: one `Node` for each inode, with the names by which it was reached. Holds no
-//! descriptor and calls no store.
+//! The objects that this mount knows: one `Node` for each inode, with the names by which it was reached. Calls no store,
+//! and holds a descriptor only of a file that another one replaced.
 //!
 //! Invariants: at most one living node stands for an inode; a node whose last name went through us is dead, is no longer
 //! found by its inode number, and its `id` is not given again while it lives.
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, Weak};
 use crate::format::ids::DirId;
 use crate::store::{Dir, Kind, Stat};
 use crate::volume::error::{Error, Result};
+use crate::volume::file::FileState;
 use crate::volume::sync::{locked, writing};
 
 /// The number of the root, as FUSE has it.
@@ -32,6 +33,17 @@ pub struct Node {
     dir: Option<Box<DirPart>>,
     /// Held while the one `FileState` of this inode is made.
     pub(crate) opening: Mutex<()>,
+    /// What another object took the name of: whoever had looked it up before still gets what it holds.
+    replaced: Mutex<Option<Replaced>>,
+}
+
+/// What an object holds whose last name another one took.
+#[derive(Clone)]
+pub(crate) enum Replaced {
+    /// A file, kept open.
+    File(#[allow(dead_code)] Arc<FileState>),
+    /// A symlink as it was stored.
+    Symlink(Vec<u8>),
 }
 
 /// Where a node is found.
@@ -169,6 +181,17 @@ impl Node {
             .locations
             .iter()
             .any(|known| known.is(parent, stored))
+    }
+
+    /// Keeps what it holds until it is forgotten, or gives that up.
+    pub(crate) fn keep_replaced(&self, replaced: Option<Replaced>) {
+        let before = std::mem::replace(&mut *locked(&self.replaced), replaced);
+        drop(before); // closes it, with no lock held
+    }
+
+    /// What it held when another object took its last name.
+    pub(crate) fn replaced(&self) -> Option<Replaced> {
+        locked(&self.replaced).clone()
     }
 
     /// Attributes as of the last time a name went.
@@ -383,6 +406,7 @@ impl NodeTable {
             whereabouts: Mutex::default(),
             dir: (kind == Kind::Dir).then(Box::default),
             opening: Mutex::default(),
+            replaced: Mutex::default(),
         }
     }
 

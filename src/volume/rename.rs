@@ -7,6 +7,7 @@ use crate::volume::binding::{Announced, announce};
 use crate::volume::dir_id;
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
+use crate::volume::files;
 use crate::volume::listing::contents;
 use crate::volume::names::{drop_side, put_side};
 use crate::volume::node::{Node, lock_names};
@@ -173,10 +174,14 @@ impl Rename<'_> {
                 to.entry(),
             )?);
         };
+        files::keep_replaced(self.volume, to, target);
         let replaced = take_name(self.volume, to, target, || {
             from.dir
                 .rename(from.entry(), &*to.dir, to.entry(), RenameMode::Replace)
         });
+        if replaced.is_err() {
+            target.node.keep_replaced(None);
+        }
         match replaced {
             Err(error) if target.stat.kind == Kind::Dir && is_not_empty(&error) => {
                 replace_hidden(from, to)

@@ -8,7 +8,7 @@ use crate::volume::dir;
 use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
-use crate::volume::node::Node;
+use crate::volume::node::{Node, Replaced};
 
 /// What is stored for a target. ENAMETOOLONG over 3,039 bytes, ENOENT for an empty one, as Linux has it.
 pub(crate) fn seal(env: &Env, target: &[u8]) -> Result<Vec<u8>> {
@@ -24,6 +24,9 @@ pub(crate) fn read_link(volume: &Volume, node: &Arc<Node>) -> Result<Vec<u8>> {
     if node.kind() != Kind::Symlink {
         return Err(Error::errno(libc::EINVAL));
     }
-    let sealed = dir::at_name(volume, node, |name| Ok(name.dir.read_link(name.stored)?))?;
+    let sealed = match node.replaced() {
+        Some(Replaced::Symlink(sealed)) => sealed,
+        _ => dir::at_name(volume, node, |name| Ok(name.dir.read_link(name.stored)?))?,
+    };
     Ok(open_symlink(&volume.env.keys()?.symlink, &sealed)?)
 }

@@ -19,7 +19,7 @@ use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::Backing;
 use crate::volume::file::body::{Body, Place};
-use crate::volume::file::gcm::GcmBody;
+use crate::volume::file::gcm::{GcmBody, room};
 use crate::volume::file::header::{self, Loaded};
 use crate::volume::file::names::KnownNames;
 use crate::volume::file::owed::Owed;
@@ -110,6 +110,15 @@ impl FileState {
         }
         self.lock_names().seen(via);
         Ok(())
+    }
+
+    /// As `load` for a file without a name any more: it must have been bound to the last one.
+    pub(crate) fn check_last_name(&self) -> Result<()> {
+        let here = self.lock_names().here().clone();
+        match &*self.content_via(&here)? {
+            Content::Body(body) => body.check_name(&here),
+            _ => Ok(()),
+        }
     }
 
     /// Plaintext size.
@@ -219,9 +228,17 @@ impl FileState {
 
     /// Reserves space in the store; the size does not change.
     pub(crate) fn reserve(&self, offset: u64, len: u64) -> Result<()> {
-        end_of(offset, len)?;
-        if self.change(|body| body.reserve(offset, len))?.is_none() {
-            self.backing.allocate(Allocate::Reserve, 0, PAGE + len)?;
+        let end = end_of(offset, len)?;
+        if self.change(|body| body.reserve(offset, len))?.is_none() && len > 0 {
+            let (from, to) = match self.env.suite {
+                Suite::Gcm => room(offset, end, 0),
+                Suite::Xts => (
+                    PAGE + offset / PAGE * PAGE,
+                    PAGE + end.next_multiple_of(PAGE),
+                ),
+            };
+            self.backing.allocate(Allocate::Reserve, 0, PAGE)?; // the header
+            self.backing.allocate(Allocate::Reserve, from, to - from)?;
         }
         Ok(())
     }

@@ -173,3 +173,38 @@ fn twenty_thousand_entries_are_listed_once_each_while_others_go() {
     assert_eq!(seen.len(), 20_000);
     assert_eq!(list(&volume, &root).unwrap().len(), 20_000 - removed);
 }
+
+#[test]
+fn who_looked_a_name_up_before_it_was_replaced_still_opens_what_it_was() {
+    for suite in [Suite::Gcm, Suite::Xts] {
+        let mut bench = Bench::new(suite);
+        let volume = bench.open();
+        let root = volume.root();
+        for (name, data) in [(&b"old"[..], &b"before"[..]), (b"new", b"after")] {
+            let (_, _, file) = volume
+                .create(&root, name, 0o600, &me(), READ_WRITE)
+                .unwrap();
+            volume.write(&file, 0, data).unwrap();
+            volume
+                .make_symlink(&root, &[name, b"-link"].concat(), data, &me())
+                .unwrap();
+        }
+        let old = volume.lookup(&root, b"old").unwrap().0;
+        let link = volume.lookup(&root, b"old-link").unwrap().0;
+        volume
+            .rename(&root, b"new", &root, b"old", RenameMode::Replace)
+            .unwrap();
+        volume
+            .rename(&root, b"new-link", &root, b"old-link", RenameMode::Replace)
+            .unwrap();
+        let file = volume.open(&old, READ_WRITE).unwrap();
+        let mut read = [0; 20];
+        assert_eq!(volume.read(&file, 0, &mut read).unwrap(), 6);
+        assert_eq!(&read[..6], b"before");
+        assert_eq!(volume.attr(&old).unwrap().nlink, 0);
+        assert_eq!(volume.read_link(&link).unwrap(), b"before");
+        volume.unlink(&root, b"old").unwrap();
+        drop((file, old, link, root));
+        volume.close().unwrap();
+    }
+}

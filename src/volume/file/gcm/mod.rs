@@ -42,6 +42,7 @@ use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::body::{Body, Mark, Names, Place};
 use crate::volume::file::quietly;
+pub(in crate::volume::file) use space::room;
 use state::Head;
 use table::Table;
 

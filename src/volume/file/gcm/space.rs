@@ -11,6 +11,15 @@ use super::block::{Version, bit, index_in_group};
 use super::choose::Job;
 use super::{GcmBody, Turn};
 
+/// Where on the store the bytes from `offset` to before `end` (more than 0) have their groups, spare slots and records with
+/// them, in a file that is `size` bytes long or will reach to `end`.
+pub(in crate::volume::file) fn room(offset: u64, end: u64, size: u64) -> (u64, u64) {
+    let from = layout::tag_page_offset(layout::group_of(offset / PAGE));
+    let last = layout::group_of((end - 1) / PAGE);
+    let slots = layout::slots(last, layout::blocks_of(end.max(size)));
+    (from, layout::slot_offset(last, slots))
+}
+
 impl GcmBody {
     /// Makes a range within the size read as zeros; `punch`: what its blocks stood in goes back to the store.
     pub(super) fn zero_range(
@@ -124,10 +133,7 @@ impl GcmBody {
         if len == 0 {
             return Ok(());
         }
-        let from = layout::tag_page_offset(layout::group_of(offset / PAGE));
-        let blocks = layout::blocks_of(end.max(self.size.load(Ordering::Acquire)));
-        let last = layout::group_of((end - 1) / PAGE);
-        let to = layout::slot_offset(last, layout::slots(last, blocks));
+        let (from, to) = room(offset, end, self.size.load(Ordering::Acquire));
         self.memory().ledger.changes += 1;
         Ok(self.backing.allocate(Allocate::Reserve, from, to - from)?)
     }
