@@ -34,6 +34,8 @@ pub const SIDE_SUFFIX: &[u8] = b".name";
 pub const GONE_PREFIX: &[u8] = b"strongroom.gone.";
 /// Before 16 hex digits: under construction, or being removed.
 pub const TMP_PREFIX: &[u8] = b"strongroom.tmp.";
+/// A hidden name with a use of its own: room kept in the top directory for replacing the mount file on a full store.
+pub const RESERVE: &[u8] = b"strongroom.tmp.0000000000000000";
 /// Before 16 hex digits: the remains of a header that never arrived.
 pub const LOST_PREFIX: &[u8] = b"strongroom.lost.";
 

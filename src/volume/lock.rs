@@ -44,8 +44,9 @@ impl VolumeLock {
         }
         let record =
             serde_json::to_vec(host).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        file.set_len(0)?;
+        // Neither here nor below is the file cut to nothing: on a full disk its block would not come back.
         file.write_at(&record, 0)?;
+        file.set_len(record.len() as u64)?;
         Ok(Self {
             file,
             exclusive: true,
@@ -68,9 +69,19 @@ impl VolumeLock {
     }
 }
 
+/// No record of anyone.
+const NOBODY: &[u8] = b"\n";
+
 impl Drop for VolumeLock {
     fn drop(&mut self) {
-        if self.exclusive && self.file.set_len(0).is_err() {
+        if !self.exclusive {
+            return;
+        }
+        let emptied = self.file.write_at(NOBODY, 0);
+        if emptied
+            .and_then(|()| self.file.set_len(NOBODY.len() as u64))
+            .is_err()
+        {
             tracing::warn!("the lock file could not be emptied; the next mount will call it stale");
         }
     }

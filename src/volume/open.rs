@@ -26,7 +26,7 @@ use crate::volume::keyring::KeyRing;
 use crate::volume::lock::{self, VolumeLock};
 use crate::volume::master::{Master, Modules, VOLUME_FILE_LIMIT};
 use crate::volume::pin::Pin;
-use crate::volume::replace::{read_small, replace};
+use crate::volume::replace::{read_small, replace_always};
 use crate::volume::volume_key::VolumeKey;
 
 /// The longest mount file that is read, bytes.
@@ -98,7 +98,7 @@ pub fn open(
     let ring = KeyRing::of(&file, providers, &at_hand)?;
     let (epochs, mount) = next_epoch(options, mount, accepted.epoch);
     if !options.read_only {
-        replace(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
+        replace_always(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
     }
     if let Some(state) = &options.state {
         Pin::new(&keys.pin, &key, file.generation, mount.epoch)
@@ -145,7 +145,7 @@ impl Closer for Finish {
     fn finish(&mut self, env: &Env) -> Result<()> {
         if !env.read_only && env.may_end_clean() {
             self.mount.clean = true;
-            replace(&env.root, names::MOUNT, &self.mount.encode(&self.mac)?)?;
+            replace_always(&env.root, names::MOUNT, &self.mount.encode(&self.mac)?)?;
         }
         self.lock = None;
         Ok(())

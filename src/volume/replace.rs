@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::format::names::random_tmp;
+use crate::format::names::{RESERVE, random_tmp};
 use crate::store::{Access, Dir, RenameMode};
 
 /// Reads a file whole; `None` if there is none. Longer than `limit` bytes is InvalidData: nothing of ours is.
@@ -42,6 +42,58 @@ pub(crate) fn replace(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> io::Resu
     dir.sync()
 }
 
+/// As `replace`, in the top directory of a volume and also where the store is full: a file kept in reserve gives its room.
+pub(crate) fn replace_always(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+    match replace(dir, name, bytes) {
+        Err(error) if is_full(&error) => from_reserve(dir, name, bytes).map_err(|_| error)?,
+        replaced => replaced?,
+    }
+    if let Err(error) = keep_reserve(dir, bytes.len()) {
+        tracing::warn!("no room is kept for the next mount of this volume: {error}");
+    }
+    Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// The two change names, so that what the older bytes stand in is the reserve of the next time: nothing is allocated.
+fn from_reserve(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+    dir.sync()?; // else a power cut could show these bytes, half written, under `name`: an exchange before may not be durable
+    let file = dir.open(RESERVE, Access::ReadWrite)?;
+    file.write_at(bytes, 0)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()?;
+    match dir.rename(RESERVE, &**dir, name, RenameMode::Exchange) {
+        Err(error) if is_unknown(&error) => {
+            dir.rename(RESERVE, &**dir, name, RenameMode::Replace)?;
+        }
+        exchanged => exchanged?,
+    }
+    dir.sync()
+}
+
+/// Whether a file system has no such rename.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP)
+    )
+}
+
+/// Room for a little more than was written last, in whole pages. What is there is given up only for something larger.
+fn keep_reserve(dir: &Arc<dyn Dir>, len: usize) -> io::Result<()> {
+    let pages = (len + 1024).div_ceil(4096);
+    if dir
+        .stat_at(RESERVE)
+        .is_ok_and(|stat| stat.size.div_ceil(4096) >= pages as u64)
+    {
+        return Ok(());
+    }
+    replace(dir, RESERVE, &vec![0; pages * 4096])
+}
+
 /// As `replace`; what stood there before is kept, whole and durable, under `older`.
 pub(crate) fn replace_keeping(
     dir: &Arc<dyn Dir>,
@@ -60,4 +112,36 @@ fn write_new(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
     let file = dir.create(name, 0o600)?;
     file.write_at(bytes, 0)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Call, FailingStore, MemoryStore, Store};
+
+    const NAME: &[u8] = b"strongroom.mount";
+
+    #[test]
+    fn a_full_store_takes_one_replacement_after_the_other() {
+        let store = FailingStore::new(Arc::new(MemoryStore::new()));
+        let dir = store.root();
+        replace_always(&dir, NAME, &[1; 500]).unwrap();
+        store.fail_from(&[Call::Create], 0, libc::ENOSPC);
+        for round in 2..6 {
+            let bytes = vec![round; 480 + usize::from(round) * 10];
+            replace_always(&dir, NAME, &bytes).unwrap();
+            assert_eq!(read_small(&dir, NAME, 4096).unwrap(), Some(bytes));
+        }
+    }
+
+    #[test]
+    fn without_a_reserve_the_old_bytes_stay_on_a_full_store() {
+        let store = FailingStore::new(Arc::new(MemoryStore::new()));
+        let dir = store.root();
+        replace(&dir, NAME, b"old").unwrap();
+        store.fail_from(&[Call::Create], 0, libc::ENOSPC);
+        let refused = replace_always(&dir, NAME, b"new").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+        assert_eq!(read_small(&dir, NAME, 4096).unwrap(), Some(b"old".to_vec()));
+    }
 }
