@@ -30,6 +30,8 @@ pub struct Fault {
 struct Plan {
     fault: Option<Fault>,
     failed: u64,
+    /// A write that fails has put its first pages.
+    short: bool,
 }
 
 #[derive(Clone, Default)]
@@ -100,6 +102,11 @@ impl FailingStore {
             errno,
             lasting: true,
         });
+    }
+
+    /// Whether writes that fail put the first half of their bytes, to the end of a page.
+    pub fn shorten_writes(&self, short: bool) {
+        self.gate.plan().short = short;
     }
 
     /// Drops the plan.
@@ -189,10 +196,20 @@ impl File for Failing<dyn File> {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.pass(Call::Write)?.write_at(buf, offset)
+        let passed = self.gate.pass(Call::Write);
+        if passed.is_err() && self.gate.plan().short {
+            let page_end = (offset + buf.len() as u64 / 2) & !4095;
+            let half = buf.get(..page_end.saturating_sub(offset) as usize);
+            self.inner.write_at(half.unwrap_or_default(), offset)?;
+        }
+        passed.and_then(|()| self.inner.write_at(buf, offset))
     }
 
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if self.gate.plan().short {
+            let whole: Vec<u8> = bufs.iter().flat_map(|part| part.iter().copied()).collect();
+            return self.write_at(&whole, offset);
+        }
         self.pass(Call::Write)?.write_vectored_at(bufs, offset)
     }
 
@@ -386,6 +403,27 @@ mod tests {
         assert_eq!(memory.writes().of(Call::SetLen), 0);
         file.set_len(1).unwrap();
         assert_eq!(store.failed(), 1);
+    }
+
+    #[test]
+    fn a_short_write_puts_whole_pages_and_fails() {
+        let memory = Arc::new(MemoryStore::new());
+        let store = FailingStore::new(memory.clone());
+        let file = store.root().create(b"a", 0o600).unwrap();
+        file.set_len(40_000).unwrap();
+        store.shorten_writes(true);
+        store.fail_once(&[Call::Write], 0, libc::ENOSPC);
+        let refused = file.write_vectored_at(
+            &[IoSlice::new(&[7; 9000]), IoSlice::new(&[8; 11_000])],
+            5000,
+        );
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+        let mut found = vec![0; 40_000];
+        file.read_at(&mut found, 0).unwrap();
+        assert_eq!(
+            found.iter().filter(|byte| **byte != 0).count(),
+            12_288 - 5000
+        );
     }
 
     #[test]

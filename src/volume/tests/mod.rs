@@ -1,6 +1,7 @@
 //! Names, directories and attributes of a whole volume over a store in memory.
 
 mod copy;
+mod faults;
 mod key_loss;
 mod model;
 mod names;

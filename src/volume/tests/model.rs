@@ -8,10 +8,10 @@ use crate::format::suite::Suite;
 use crate::store::{Kind, RenameMode};
 use crate::volume::{Node, SetAttr, Volume};
 
-struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6364136223846793005)
@@ -21,28 +21,29 @@ impl Rng {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Body {
+pub(super) enum Body {
     Dir(BTreeMap<Vec<u8>, usize>),
     File(Vec<u8>),
     Symlink(Vec<u8>),
     Fifo,
 }
 
-#[derive(Debug, Clone)]
-struct Object {
-    body: Body,
-    mode: u32,
-    links: u32,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Object {
+    pub(super) body: Body,
+    pub(super) mode: u32,
+    pub(super) links: u32,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// The tree as it should be; object 0 is the root.
-struct Model {
-    objects: Vec<Object>,
+#[derive(Clone)]
+pub(super) struct Model {
+    pub(super) objects: Vec<Object>,
 }
 
 impl Model {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             objects: vec![Object {
                 body: Body::Dir(BTreeMap::new()),
@@ -53,7 +54,7 @@ impl Model {
         }
     }
 
-    fn entries(&self, dir: usize) -> &BTreeMap<Vec<u8>, usize> {
+    pub(super) fn entries(&self, dir: usize) -> &BTreeMap<Vec<u8>, usize> {
         match &self.objects[dir].body {
             Body::Dir(entries) => entries,
             _ => panic!("not a directory"),
@@ -72,7 +73,7 @@ impl Model {
     }
 
     /// Every directory with its path.
-    fn dirs(&self) -> Vec<(usize, Vec<Vec<u8>>)> {
+    pub(super) fn dirs(&self) -> Vec<(usize, Vec<Vec<u8>>)> {
         let mut all = vec![(0, Vec::new())];
         let mut at = 0;
         while at < all.len() {
@@ -187,13 +188,13 @@ impl Model {
     }
 }
 
-fn walk(volume: &Volume, path: &[Vec<u8>]) -> Arc<Node> {
+pub(super) fn walk(volume: &Volume, path: &[Vec<u8>]) -> Arc<Node> {
     path.iter().fold(volume.root(), |dir, name| {
         volume.lookup(&dir, name).unwrap().0
     })
 }
 
-fn name(rng: &mut Rng) -> Vec<u8> {
+pub(super) fn name(rng: &mut Rng) -> Vec<u8> {
     match rng.below(9) {
         0 => vec![b'L'; 255],
         1 => vec![0xC3; 176],
@@ -213,7 +214,7 @@ fn mode(rng: &mut Rng) -> RenameMode {
 }
 
 /// What was done in a sequence; shown if it fails.
-struct Story(u64, Vec<String>);
+pub(super) struct Story(pub(super) u64, pub(super) Vec<String>);
 
 impl Drop for Story {
     fn drop(&mut self) {
@@ -226,6 +227,18 @@ impl Drop for Story {
 
 /// One random operation on both; panics where they differ.
 fn step(rng: &mut Rng, volume: &Volume, model: &mut Model, story: &mut Story) {
+    let (got, want) = run(rng, volume, model, story, &|| {});
+    assert_eq!(got, want, "{:?}", story.1.last());
+}
+
+/// One random operation on both, each with the code that came of it. `arm` is called once all that it needs was found.
+pub(super) fn run(
+    rng: &mut Rng,
+    volume: &Volume,
+    model: &mut Model,
+    story: &mut Story,
+    arm: &dyn Fn(),
+) -> (i32, i32) {
     let dirs = model.dirs();
     let (at, path) = dirs[rng.below(dirs.len())].clone();
     let (to, to_path) = dirs[rng.below(dirs.len())].clone();
@@ -243,7 +256,10 @@ fn step(rng: &mut Rng, volume: &Volume, model: &mut Model, story: &mut Story) {
     story
         .1
         .push(format!("op {op} mode {permissions:o} {here} -> {there}"));
-    let (got, want) = match op {
+    if op < 11 {
+        arm();
+    }
+    match op {
         0 | 1 => (
             code(&volume.create(&dir, &one, permissions, &me(), READ_WRITE)),
             model.add(at, &one, Body::File(Vec::new()), permissions),
@@ -280,12 +296,9 @@ fn step(rng: &mut Rng, volume: &Volume, model: &mut Model, story: &mut Story) {
             (&dir, at, &one),
             (&to_dir, to, &two),
             story,
+            arm,
         ),
-    };
-    assert_eq!(
-        got, want,
-        "operation {op}: {one:?} {two:?} in {path:?} {to_path:?}"
-    );
+    }
 }
 
 /// An operation on an object that is there.
@@ -296,6 +309,7 @@ fn on_object(
     (dir, at, one): (&Arc<Node>, usize, &[u8]),
     (to_dir, to, two): (&Arc<Node>, usize, &[u8]),
     story: &mut Story,
+    arm: &dyn Fn(),
 ) -> (i32, i32) {
     let found = volume.lookup(dir, one);
     let Some(object) = model.entries(at).get(one).copied() else {
@@ -304,6 +318,7 @@ fn on_object(
     let node = found.unwrap().0;
     let which = rng.below(4);
     story.1.push(format!("  on object {object}, {which}"));
+    arm();
     match which {
         0 => (
             code(&volume.link(&node, to_dir, two)),
@@ -337,12 +352,13 @@ fn on_object(
             let opened = volume.open(&node, READ_WRITE);
             match &mut model.objects[object].body {
                 Body::File(content) => {
-                    let written = volume
-                        .write(&opened.unwrap(), offset as u64, &data)
-                        .unwrap();
                     content.resize(content.len().max(offset + data.len()), 0);
                     content[offset..offset + data.len()].copy_from_slice(&data);
-                    ((written != data.len()).into(), 0)
+                    let written = opened.and_then(|file| volume.write(&file, offset as u64, &data));
+                    assert!(
+                        written.as_ref().is_ok_and(|len| *len == data.len()) || written.is_err()
+                    );
+                    (code(&written), 0)
                 }
                 Body::Dir(_) => (code(&opened), libc::EISDIR),
                 _ => (code(&opened), libc::EINVAL),
@@ -352,7 +368,7 @@ fn on_object(
 }
 
 /// The whole volume is as the model says.
-fn compare(volume: &Volume, model: &Model) {
+pub(super) fn compare(volume: &Volume, model: &Model) {
     for (dir, path) in model.dirs() {
         let node = walk(volume, &path);
         let mut names = list(volume, &node).unwrap();
@@ -448,7 +464,7 @@ fn sequences(suite: Suite, count: u64, steps: usize) {
 }
 
 /// How many sequences to run: `STRONGROOM_SEQUENCES`, else enough to find a mistake made today.
-fn count(default: u64) -> u64 {
+pub(super) fn count(default: u64) -> u64 {
     std::env::var("STRONGROOM_SEQUENCES")
         .ok()
         .and_then(|text| text.parse().ok())
