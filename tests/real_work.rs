@@ -246,17 +246,3 @@ fn sqlite_keeps_its_integrity_in_wal_and_in_rollback_mode() {
         }
     }
 }
-
-#[test]
-fn fsx_finds_nothing_in_20_000_operations() {
-    for cipher in SUITES {
-        let sandbox = Sandbox::mounted(cipher);
-        let file = sandbox.mnt().join("fsx");
-        tool(
-            Command::new("fsx")
-                .args(["-N", "20000", "-S", "20261124"])
-                .arg(&file),
-            "fsx (cargo install fsx)",
-        );
-    }
-}

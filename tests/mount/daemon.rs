@@ -1,107 +1,15 @@
 //! The daemon: how a mount begins, what it is mounted with, how it ends.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::errno;
+use crate::support::daemon::Daemon;
 use crate::support::{SUITES, Sandbox, is_mounted};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A daemon in the foreground; killed and unmounted when dropped.
-struct Daemon {
-    child: Child,
-    mnt: PathBuf,
-}
-
-impl Daemon {
-    fn start(mut command: Command, mnt: PathBuf) -> Self {
-        let child = command
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut daemon = Self { child, mnt };
-        let mnt = daemon.mnt.clone();
-        daemon.wait_until("it is mounted", |daemon| {
-            assert!(
-                daemon.child.try_wait().unwrap().is_none(),
-                "the daemon ended: {}",
-                daemon.said()
-            );
-            is_mounted(&mnt)
-        });
-        daemon
-    }
-
-    fn of(sandbox: &Sandbox) -> Self {
-        let program = sandbox.command();
-        // Whatever runs the tests (nohup) may have SIGHUP ignored, which the program then leaves so.
-        let mut command = Command::new("env");
-        command
-            .arg("--default-signal=HUP")
-            .arg(program.get_program());
-        command.current_dir(program.get_current_dir().unwrap());
-        for (name, value) in program.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        command.args(["mount", "--foreground", "vault", "mnt"]);
-        Self::start(command, sandbox.mnt())
-    }
-
-    fn wait_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
-        let start = Instant::now();
-        while !done(self) {
-            if start.elapsed() > PATIENCE {
-                let _ = self.child.kill();
-                panic!("waited in vain until {what}: {}", self.said());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-    }
-
-    fn wait_for_success(&mut self) {
-        let mut status = None;
-        self.wait_until("the daemon ends", |daemon| {
-            status = daemon.child.try_wait().unwrap();
-            status.is_some()
-        });
-        assert!(status.unwrap().success(), "{status:?}: {}", self.said());
-    }
-
-    fn said(&mut self) -> String {
-        let mut said = String::new();
-        self.child
-            .stderr
-            .take()
-            .map(|mut stderr| stderr.read_to_string(&mut said));
-        said
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if is_mounted(&self.mnt) {
-            let _ = Command::new("umount").arg("--lazy").arg(&self.mnt).output();
-        }
-    }
-}
 
 #[test]
 fn each_ending_signal_unmounts_and_loses_nothing() {

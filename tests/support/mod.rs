@@ -2,6 +2,8 @@
 //! one temporary directory. Dropped, it leaves no mount and no process, also when the test failed.
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod daemon;
+pub mod image;
 pub mod tokens;
 
 use std::ffi::OsString;
@@ -22,9 +24,14 @@ pub const SUITES: [&str; 2] = ["aes-256-gcm-siv", "aes-256-xts"];
 impl Sandbox {
     /// An empty sandbox with an empty mount point.
     pub fn new() -> Self {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// An empty sandbox below this directory.
+    pub fn new_in(place: &Path) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("strongroom-test-")
-            .tempdir()
+            .tempdir_in(place)
             .expect("a temporary directory");
         std::fs::create_dir(dir.path().join("mnt")).expect("the mount point");
         Self {
@@ -40,9 +47,13 @@ impl Sandbox {
 
     /// A sandbox with a fresh volume of this cipher.
     pub fn with_volume(cipher: &str) -> Self {
-        let sandbox = Self::new();
-        sandbox.ok(&["init", "--cipher", cipher, sandbox.vault_arg()]);
-        sandbox
+        Self::new().init(cipher)
+    }
+
+    /// Makes the volume.
+    pub fn init(self, cipher: &str) -> Self {
+        self.ok(&["init", "--cipher", cipher, self.vault_arg()]);
+        self
     }
 
     /// A sandbox with a fresh volume of this cipher, mounted.
@@ -113,9 +124,27 @@ impl Sandbox {
         self.ok(&["mount", "vault", "mnt"]);
     }
 
+    /// Mounts it with these options (`-o`).
+    pub fn mount_with(&self, options: &str) {
+        self.ok(&["mount", "-o", options, "vault", "mnt"]);
+    }
+
     /// Unmounts it; returns when the daemon has settled everything and let the volume go.
     pub fn umount(&self) {
         self.ok(&["umount", "mnt"]);
+    }
+
+    /// Leaves nothing mounted, whatever happened.
+    pub fn end(&self) {
+        if is_mounted(&self.mnt()) {
+            let _ = self.run(&["umount", "mnt"]);
+        }
+        if is_mounted(&self.mnt()) {
+            let _ = Command::new("umount")
+                .arg("--lazy")
+                .arg(self.mnt())
+                .output();
+        }
     }
 
     /// Unmounts and mounts again, so that nothing is served from a cache.
@@ -127,15 +156,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        if is_mounted(&self.mnt()) {
-            let _ = self.run(&["umount", "mnt"]);
-        }
-        if is_mounted(&self.mnt()) {
-            let _ = Command::new("umount")
-                .arg("--lazy")
-                .arg(self.mnt())
-                .output();
-        }
+        self.end();
     }
 }
 
