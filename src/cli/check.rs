@@ -1,14 +1,18 @@
 //! `strongroom check`: opens the volume, shows what the check finds. Text or one line of JSON.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::args::{CheckArgs, Global};
 use super::exit::{Code, failure};
+use super::providers::{self, Known, Opened};
 use super::{mounts, opening};
-use crate::volume::{CheckOptions, CheckProgress, Report, Severity};
+use crate::keys::Providers;
+use crate::store::Store;
+use crate::volume::{self, CheckOptions, CheckProgress, OpenOptions, Repair, Report, Severity};
 
 pub(super) fn check(global: &Global, args: &CheckArgs) -> anyhow::Result<Code> {
     let found = mounts::find(&args.directory)?;
@@ -23,13 +27,22 @@ pub(super) fn check(global: &Global, args: &CheckArgs) -> anyhow::Result<Code> {
         metadata_only: args.metadata_only,
         ..CheckOptions::default()
     };
-    let volume = opening::open(global, &found.vault, &args.trust, true)?.volume;
+    let store = mounts::store(&found.vault)?;
+    let known = Known::anyway(&store)?;
+    let secrets = providers::gather(global, &known, &args.trust)?;
+    let opened = providers::open(global, &known, &secrets, &args.trust)?;
+    let open = opening::options(&opened, &args.trust)?;
+    let Opened { providers, .. } = opened;
     let bar = Bar::new();
-    let report = volume.check(&options, &mut |progress| bar.show(&progress));
+    let mut progress = |progress| bar.show(&progress);
+    if args.repair {
+        let repaired = repair(&store, providers, &open, &mut progress);
+        bar.bar.finish_and_clear();
+        return tell_repair(&repaired?, args.output.json);
+    }
+    let report = volume::check(store, providers, &open, &options, &mut progress);
     bar.bar.finish_and_clear();
-    let closed = volume.close();
     let report = report?;
-    closed?;
     if args.output.json {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
     } else {
@@ -42,8 +55,52 @@ pub(super) fn check(global: &Global, args: &CheckArgs) -> anyhow::Result<Code> {
     })
 }
 
-fn tell(report: &Report) -> anyhow::Result<()> {
-    let out = &mut std::io::stdout().lock();
+fn repair(
+    store: &Arc<dyn Store>,
+    providers: Providers,
+    open: &OpenOptions,
+    progress: &mut dyn FnMut(CheckProgress),
+) -> anyhow::Result<Repair> {
+    let open = OpenOptions {
+        read_only: false,
+        ..open.clone()
+    };
+    let mut restored = volume::restore(store, &providers, &open, progress)?;
+    let volume = volume::open(Arc::clone(store), providers, &open)?;
+    let repaired = volume.repair(progress);
+    let closed = volume.close();
+    let mut repaired = repaired?;
+    closed?;
+    restored.append(&mut repaired.done);
+    repaired.done = restored;
+    Ok(repaired)
+}
+
+fn tell_repair(repair: &Repair, json: bool) -> anyhow::Result<Code> {
+    if json {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(repair)?)?;
+    } else {
+        let out = &mut std::io::stdout().lock();
+        show(out, &repair.found)?;
+        for action in &repair.done {
+            writeln!(out, "repaired: {}: {}", action.path, action.what)?;
+        }
+        for action in &repair.failed {
+            writeln!(out, "not repaired: {}: {}", action.path, action.what)?;
+        }
+        writeln!(out, "{} files were settled.", repair.settled)?;
+    }
+    if !json {
+        tell(&repair.after)?;
+    }
+    Ok(match (repair.is_sound(), repair.done.is_empty()) {
+        (false, _) => Code::Damaged,
+        (true, false) => Code::Repaired,
+        (true, true) => Code::Ok,
+    })
+}
+
+fn show(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
     for finding in &report.findings {
         let mark = match finding.severity {
             Severity::Damaged => "damaged",
@@ -58,6 +115,12 @@ fn tell(report: &Report) -> anyhow::Result<()> {
     if report.not_listed > 0 {
         writeln!(out, "... and {} more findings.", report.not_listed)?;
     }
+    Ok(())
+}
+
+fn tell(report: &Report) -> anyhow::Result<()> {
+    let out = &mut std::io::stdout().lock();
+    show(out, report)?;
     let seconds = report.seconds.max(0.001);
     writeln!(
         out,

@@ -29,10 +29,11 @@ pub(super) enum Code {
     NoKeystore = 12,
     RotationIncomplete = 13,
     Busy = 14,
+    Repaired = 15,
 }
 
 impl Code {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -48,6 +49,7 @@ impl Code {
         Self::NoKeystore,
         Self::RotationIncomplete,
         Self::Busy,
+        Self::Repaired,
     ];
 
     /// Its name, as daemons say it.
@@ -68,6 +70,7 @@ impl Code {
             Self::NoKeystore => "no-keystore",
             Self::RotationIncomplete => "rotation-incomplete",
             Self::Busy => "busy",
+            Self::Repaired => "repaired",
         }
     }
 

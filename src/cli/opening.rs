@@ -47,6 +47,22 @@ impl How {
     }
 }
 
+/// How `check` opens a volume: for reading, its pin in this host's state directory.
+pub(super) fn options(opened: &Opened, trust: &Trust) -> anyhow::Result<OpenOptions> {
+    let how = How::once(true);
+    Ok(OpenOptions {
+        read_only: how.read_only,
+        in_place: how.in_place,
+        host: Host::here()?,
+        state: Some(RealStore::open(&places::state_dir()?)?.root()),
+        expect: trust.expect_volume.clone(),
+        take_over: trust.take_over,
+        modules: opened.modules.clone(),
+        on_key_loss: how.on_key_loss,
+        key_check: how.key_check,
+    })
+}
+
 /// Gathers what opens a volume's keys, and opens it.
 pub(super) fn open(
     global: &Global,

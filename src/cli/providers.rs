@@ -39,6 +39,13 @@ impl Known {
         Ok(Self { info, remembered })
     }
 
+    /// As `of`, also where only the older generation of the volume file can be read.
+    pub(super) fn anyway(store: &Arc<dyn Store>) -> anyhow::Result<Self> {
+        let info = volume::info_anyway(store)?;
+        let remembered = volume::pinned_modules(&state()?, &info.volume)?;
+        Ok(Self { info, remembered })
+    }
+
     /// The tokens that hold its keys.
     pub(super) fn in_play(&self) -> InPlay {
         InPlay::of(&self.info.keys)

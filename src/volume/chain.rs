@@ -11,6 +11,9 @@ use crate::keys::{KeyError, KeyProvider, Providers};
 use crate::volume::error::{Error, Result};
 use crate::volume::volume_key::VolumeKey;
 
+/// How the error about a header ends whose key the volume file does not name.
+pub(crate) const NOT_ALLOWED: &str = "which the volume file does not allow";
+
 /// What headers may name.
 pub(crate) struct Chain {
     entries: Vec<Arc<Entry>>,
@@ -82,7 +85,7 @@ impl Chain {
         let named = self.entries.iter().find(|entry| entry.is_named_by(area));
         named.ok_or_else(|| {
             Error::Damaged(format!(
-                "a header names key {} version {}, which the volume file does not allow",
+                "a header names key {} version {}, {NOT_ALLOWED}",
                 area.key_id, area.key_version
             ))
         })

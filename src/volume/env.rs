@@ -38,6 +38,8 @@ pub(crate) struct Env {
     pub(crate) epochs: Epochs,
     /// A sync failed and was not repaired yet by a later one, or a file could not be settled: no clean mark.
     unclean: AtomicBool,
+    /// Every file in doubt was settled: a clean end empties the list of unclean epochs.
+    all_settled: AtomicBool,
 }
 
 impl Env {
@@ -69,6 +71,7 @@ impl Env {
             ring,
             epochs,
             unclean,
+            all_settled: AtomicBool::new(false),
         }
     }
 
@@ -87,6 +90,16 @@ impl Env {
     /// Notes that this mount must not end clean.
     pub(crate) fn mark_unclean(&self) {
         self.unclean.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that every file in doubt was settled, durably.
+    pub(crate) fn mark_all_settled(&self) {
+        self.all_settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a clean end may empty the list of unclean epochs.
+    pub(crate) fn is_all_settled(&self) -> bool {
+        self.all_settled.load(Ordering::Relaxed)
     }
 
     /// Whether this mount may still end clean.

@@ -46,6 +46,7 @@ mod rekey_data;
 #[cfg(test)]
 mod rekey_tests;
 mod rename;
+pub(crate) mod repair;
 mod rotate;
 pub(crate) mod rotate_gate;
 mod spot;
@@ -60,7 +61,7 @@ mod xattr;
 mod tests;
 
 pub use attr::{Attr, SetAttr};
-pub use check::{CheckOptions, CheckProgress, Finding, Part, Report, Severity};
+pub use check::{CheckOptions, CheckProgress, Finding, Part, Report, Severity, check};
 pub use copy::{CopyOptions, CopyProgress, CopyReport, copy};
 pub use create::{CreateOptions, create, suitable};
 pub use error::{Error, Result};
@@ -71,8 +72,9 @@ pub use listing::DirEntry;
 pub use lock_down::LockHook;
 pub use make::Caller;
 pub use node::Node;
-pub use open::{InPlace, Info, OpenOptions, info, open};
+pub use open::{InPlace, Info, OpenOptions, info, info_anyway, open};
 pub use pin::{pinned_modules, volumes_under};
 pub use rekey::Target;
 pub use rekey_data::{RefusedFile, RekeyData, RekeyDataProgress};
+pub use repair::{Action, Repair, restore};
 pub use rotate::{Phase, Progress, Rotation};

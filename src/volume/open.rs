@@ -1,6 +1,8 @@
 //! Opening a volume: lock, volume file, secret, mount file, pin, epoch, in that order. What is wrong is said before a
 //! byte is written.
 
+pub(in crate::volume) mod anyway;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -145,6 +147,9 @@ impl Closer for Finish {
     fn finish(&mut self, env: &Env) -> Result<()> {
         if !env.read_only && env.may_end_clean() {
             self.mount.clean = true;
+            if env.is_all_settled() {
+                self.mount.listed.clear();
+            }
             replace_always(&env.root, names::MOUNT, &self.mount.encode(&self.mac)?)?;
         }
         self.lock = None;
@@ -361,7 +366,27 @@ impl Info {
 /// Reads what can be read without the key. NotAVolume where there is none.
 pub fn info(store: &Arc<dyn Store>) -> Result<Info> {
     let root = store.root();
-    let file = read_volume_file(&root)?;
+    info_of(&root, &read_volume_file(&root)?)
+}
+
+/// As `info`, of the older generation of the volume file where the newer one cannot be read.
+pub fn info_anyway(store: &Arc<dyn Store>) -> Result<Info> {
+    let root = store.root();
+    let newer = read_volume_file(&root);
+    let older = match &newer {
+        Err(Error::Damaged(_) | Error::NotAVolume(_)) => {
+            read_small(&root, names::VOLUME_OLD, VOLUME_FILE_LIMIT)?
+                .and_then(|bytes| VolumeFile::parse_unverified(&bytes).ok())
+        }
+        _ => None,
+    };
+    match older {
+        Some(older) => info_of(&root, &older),
+        None => info_of(&root, &newer?),
+    }
+}
+
+fn info_of(root: &Arc<dyn Dir>, file: &UnverifiedVolumeFile) -> Result<Info> {
     let entry = file.current_key()?;
     let (suite, bind_names, created) = file.shown();
     Ok(Info {
@@ -380,6 +405,6 @@ pub fn info(store: &Arc<dyn Store>) -> Result<Info> {
         versions: entry.versions.clone(),
         keys: file.shown_keys().to_vec(),
         volume_keys: file.volume_keys().to_vec(),
-        holder: lock::holder(&root)?,
+        holder: lock::holder(root)?,
     })
 }

@@ -248,6 +248,17 @@ impl Volume {
         Ok(count)
     }
 
+    /// Hands every file of a volume that nobody else uses to `visit`, each once, some at a time.
+    pub(crate) fn each_file(
+        &self,
+        visit: &mut dyn FnMut(&[Arc<FileState>]) -> Result<()>,
+    ) -> Result<()> {
+        let moves = Running {
+            moved: Mutex::default(),
+        };
+        self.each_batch(&moves, visit)
+    }
+
     /// Hands every file of the volume to `visit`, each once, some at a time; directories that move meanwhile are walked again.
     fn each_batch(
         &self,

@@ -20,7 +20,7 @@ pub(in crate::cli) use token::{Destination, TokenArgs, Use};
     about = "An encrypted filesystem over any directory: per-file data keys, a rotating master key",
     after_help = "Exit codes: 0 ok, 1 other failure, 2 usage, 3 wrong or missing secret, 4 keystore damaged, 5 no such key, \
                   6 key disabled, 7 in use, 8 not a volume, 9 damaged, 10 volume differs from what this host saw, \
-                  11 mount failed, 12 no keystore, 13 rotation incomplete, 14 keystore busy"
+                  11 mount failed, 12 no keystore, 13 rotation incomplete, 14 keystore busy, 15 damage found and repaired"
 )]
 pub(in crate::cli) struct Cli {
     #[command(flatten)]
@@ -85,7 +85,7 @@ pub(in crate::cli) enum Command {
     },
     /// Make a new version of the master key and re-wrap every header; data is not touched
     Rotate(RotateArgs),
-    /// Verify every header, record, block and name of an unmounted volume; nothing is written
+    /// Verify every header, record, block and name of an unmounted volume; --repair brings back what can be
     Check(CheckArgs),
     /// Move a volume to another master key, or another envelope; data is not touched
     Rekey(RekeyArgs),

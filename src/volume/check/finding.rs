@@ -17,6 +17,8 @@ pub enum Part {
     Header,
     /// One of the two key areas.
     KeyArea,
+    /// A key that cannot be asked, or that the volume file does not allow; the file may well be sound.
+    Key,
     /// One of the two state halves.
     State,
     /// The file's length on the store.
@@ -48,6 +50,7 @@ impl fmt::Display for Part {
             Self::MountFile => "mount file",
             Self::Header => "header",
             Self::KeyArea => "key area",
+            Self::Key => "key",
             Self::State => "state",
             Self::Length => "length",
             Self::Record => "record",
@@ -142,6 +145,19 @@ pub struct Finding {
     pub(crate) at: Locus,
 }
 
+impl Finding {
+    /// About one of the volume's own files.
+    pub(crate) fn of_volume(name: &str, note: Note) -> Self {
+        Self {
+            path: format!("/<{name}>"),
+            part: note.part,
+            severity: note.severity,
+            what: note.what,
+            at: Locus::default(),
+        }
+    }
+}
+
 /// What a check saw.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Report {
@@ -157,6 +173,8 @@ pub struct Report {
     pub older_versions: u64,
     /// Files that an unclean end left in doubt.
     pub in_doubt: u64,
+    /// The newest epoch that the state of a file carries.
+    pub newest_epoch: u64,
     /// Blocks with data whose records were read; without `metadata_only`, they were opened too.
     pub blocks: u64,
     /// Blocks that are holes.

@@ -8,14 +8,18 @@ mod object;
 mod queue;
 mod walk;
 
-pub(crate) use finding::Note;
 pub use finding::{CheckProgress, Finding, Part, Report, Severity};
+pub(crate) use finding::{Locus, Note};
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::volume::Volume;
+use crate::keys::Providers;
+use crate::store::Store;
 use crate::volume::error::Result;
+use crate::volume::open::anyway;
+use crate::volume::{OpenOptions, Volume};
 use walk::Walk;
 
 /// How often progress is told.
@@ -38,6 +42,28 @@ impl CheckOptions {
             threads => threads,
         }
     }
+}
+
+/// Opens a volume that nobody uses for reading, also where its own files are damaged, and checks it.
+///
+/// # Errors
+/// As `open`'s, where neither generation of the volume file can be used.
+pub fn check(
+    store: Arc<dyn Store>,
+    providers: Providers,
+    open: &OpenOptions,
+    options: &CheckOptions,
+    progress: &mut dyn FnMut(CheckProgress),
+) -> Result<Report> {
+    let (volume, notes) = anyway::open(store, providers, open, true)?;
+    let report = volume.check(options, progress);
+    volume.close()?;
+    let mut report = report?;
+    report.damaged += notes.len() as u64;
+    for (name, note) in notes {
+        report.findings.insert(0, Finding::of_volume(name, note));
+    }
+    Ok(report)
 }
 
 impl Volume {

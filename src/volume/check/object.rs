@@ -110,6 +110,9 @@ fn file(walk: &Walk, place: &Arc<Place>, dir: &Arc<dyn Dir>, item: &Item, stat: 
     add(&counters.headers, u64::from(seen.has_header));
     add(&counters.older_versions, u64::from(!seen.is_current));
     add(&counters.in_doubt, u64::from(seen.in_doubt));
+    counters
+        .newest_epoch
+        .fetch_max(seen.epoch, Ordering::Relaxed);
     notes.extend(seen.notes);
     let damaged = notes.iter().any(|note| note.severity == Severity::Damaged);
     walk.found(place, &item.shown, &item.stored, notes);

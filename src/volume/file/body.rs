@@ -73,6 +73,11 @@ pub(crate) trait Body: Send + Sync {
     /// Settling, step 4, after another sync: zeroes the older state half.
     fn settle_state(&self, mark: Mark) -> Result<Option<Mark>>;
 
+    /// Whether anything of an unclean end, or of work cut off, waits to be mended or settled.
+    fn needs_mending(&self) -> bool;
+    /// Mends all of it that the store may show without having it, and makes that durable; settling does the rest.
+    fn mend_all(&self) -> Result<()>;
+
     /// Runs `change` with the header lock held, for re-wrap (the key areas of page 0 are the shell's).
     fn with_header(&self, change: &mut dyn FnMut() -> Result<()>) -> Result<()>;
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use crate::format::header::{PAGE0, STATE_LEN, STATES_AT, State};
 use crate::format::layout::{self, PAGE};
 use crate::format::suite::Suite;
+use crate::keys::KeyError;
 use crate::store::File;
+use crate::volume::chain::NOT_ALLOWED;
 use crate::volume::check::{Note, Part};
 use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
@@ -16,6 +18,7 @@ use crate::volume::file::gcm::GcmBody;
 use crate::volume::file::header::{
     Arrived, LoadedHeader, area_bytes, field, load_with_key, open_area,
 };
+use crate::volume::file::xts::XtsBody;
 
 /// Bytes of one read of an XTS file.
 const PIECE: u64 = 1 << 20;
@@ -50,6 +53,8 @@ pub(crate) enum Holds {
     Gcm(Box<GcmBody>),
     /// Pages of XTS.
     Xts {
+        /// To read by.
+        body: Arc<XtsBody>,
         /// The descriptor.
         backing: Arc<dyn File>,
         /// Length on the store.
@@ -65,6 +70,8 @@ pub(crate) struct Examined {
     /// Its key area names the version that wraps now.
     pub(crate) is_current: bool,
     pub(crate) in_doubt: bool,
+    /// The newest epoch that a state of it carries.
+    pub(crate) epoch: u64,
 }
 
 /// Looks at the header of a file of this length, and at whether it may stand under the name `place`, where one is known.
@@ -80,6 +87,7 @@ pub(crate) fn examine(
         has_header: false,
         is_current: true,
         in_doubt: false,
+        epoch: 0,
     };
     let header = match load_with_key(env, backing.as_ref(), len) {
         Ok(Arrived::Empty) => return seen,
@@ -94,7 +102,7 @@ pub(crate) fn examine(
         Ok(Arrived::Header(header, _)) => *header,
         Err(error) => {
             seen.holds = Holds::Unreadable;
-            seen.notes.push(Note::of_error(Part::Header, &error));
+            seen.notes.push(Note::of_error(part_of(&error), &error));
             return seen;
         }
     };
@@ -105,15 +113,28 @@ pub(crate) fn examine(
         .iter()
         .flatten()
         .max_by_key(|state| state.sequence);
+    let epochs = header.states.iter().flatten().map(|state| state.epoch);
+    seen.epoch = epochs.max().unwrap_or(0);
     let settled = newest.map_or(0, |state| state.settled_epoch);
     seen.in_doubt = env.epochs.in_doubt(settled);
     other_area(env, &header, &mut seen);
     states(&header, &mut seen);
     match env.suite {
-        Suite::Xts => xts(&header, backing, len, &mut seen),
+        Suite::Xts => xts(env, header, backing, len, &mut seen),
         Suite::Gcm => gcm(env, header, backing, len, place, &mut seen),
     }
     seen
+}
+
+/// What an error of a header is about: bytes, or a key that cannot be asked or is not allowed, with which the file may well
+/// be sound.
+fn part_of(error: &Error) -> Part {
+    match error {
+        Error::Key(KeyError::InvalidCiphertext) => Part::Header,
+        Error::Key(_) => Part::Key,
+        Error::Damaged(what) if what.contains(NOT_ALLOWED) => Part::Key,
+        _ => Part::Header,
+    }
 }
 
 /// The key area that does not count: zero, or, while a re-wrap is not finished, one that holds as well.
@@ -131,7 +152,10 @@ fn other_area(env: &Env, header: &LoadedHeader, seen: &mut Examined) {
             ),
             Err(error) => Note::in_doubt(
                 seen.in_doubt,
-                Part::KeyArea,
+                match part_of(&error) {
+                    Part::Key => Part::Key,
+                    _ => Part::KeyArea,
+                },
                 format!("key area {name} does not hold, the other one does: {error}"),
             ),
         },
@@ -165,16 +189,7 @@ fn states(header: &LoadedHeader, seen: &mut Examined) {
     }
 }
 
-fn xts(header: &LoadedHeader, backing: Arc<dyn File>, len: u64, seen: &mut Examined) {
-    let state = header
-        .states
-        .iter()
-        .flatten()
-        .max_by_key(|state| state.sequence);
-    if state.is_none_or(|state| state.size != 0 || !state.tags.is_empty()) {
-        seen.notes
-            .push(Note::damaged(Part::State, "it is not one of an XTS file"));
-    }
+fn xts(env: &Env, header: LoadedHeader, backing: Arc<dyn File>, len: u64, seen: &mut Examined) {
     let rest = header.page.get(layout::RECORDS_0 as usize..PAGE0);
     if rest.is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
         seen.notes.push(Note::in_doubt(
@@ -184,7 +199,16 @@ fn xts(header: &LoadedHeader, backing: Arc<dyn File>, len: u64, seen: &mut Exami
         ));
     }
     match layout::xts_size(len) {
-        Ok(size) if size > 0 => seen.holds = Holds::Xts { backing, len },
+        Ok(size) if size > 0 => match XtsBody::load(env, backing.clone(), header, len) {
+            Ok(body) => {
+                let body = Arc::new(body);
+                seen.holds = Holds::Xts { body, backing, len };
+            }
+            Err(error) => {
+                seen.holds = Holds::Unreadable;
+                seen.notes.push(Note::of_error(Part::Header, &error));
+            }
+        },
         _ => {
             seen.holds = Holds::Unreadable;
             seen.notes.push(Note::damaged(
@@ -233,6 +257,15 @@ fn gcm(
 }
 
 impl Holds {
+    /// Contents that can be read, as far as they are sound.
+    pub(crate) fn body(&self) -> Option<&dyn Body> {
+        match self {
+            Self::Nothing | Self::Unreadable => None,
+            Self::Gcm(body) => Some(body.as_ref()),
+            Self::Xts { body, .. } => Some(body.as_ref()),
+        }
+    }
+
     /// Blocks that there are to look at.
     pub(crate) fn blocks(&self) -> u64 {
         match self {

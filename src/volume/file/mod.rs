@@ -9,6 +9,7 @@ pub(crate) mod header;
 mod names;
 mod owed;
 mod remains;
+pub(crate) mod repair;
 mod rewrap;
 mod settling;
 mod share;

@@ -45,7 +45,7 @@ pub(crate) struct FileState {
     pub(super) env: Arc<Env>,
     pub(super) settler: Arc<Settler>,
     pub(super) backing: Arc<Backing>,
-    dir: Arc<dyn Dir>,
+    pub(super) dir: Arc<dyn Dir>,
     pub(super) content: RwLock<Content>,
     pub(super) quiet: Mutex<()>,
     /// Counts the begins and ends of changes by users, for settling: an mtime that one of them set is not put back.
@@ -486,7 +486,7 @@ impl FileState {
     }
 
     /// The content, read if it was not yet, held shared.
-    fn content(&self) -> Result<RwLockReadGuard<'_, Content>> {
+    pub(super) fn content(&self) -> Result<RwLockReadGuard<'_, Content>> {
         let content = self.content_shared();
         if !matches!(*content, Content::Unread) {
             return Ok(content);

@@ -299,6 +299,20 @@ impl Body for GcmBody {
         self.drop_older_state(&turn, mark)
     }
 
+    fn needs_mending(&self) -> bool {
+        self.memory().doubt.in_doubt || !self.nothing_to_settle()
+    }
+
+    fn mend_all(&self) -> Result<()> {
+        loop {
+            self.sync(false)?;
+            let doubt = self.memory().doubt;
+            if !doubt.in_doubt || layout::first_block(doubt.mended_groups) >= self.blocks() {
+                return Ok(());
+            }
+        }
+    }
+
     fn with_header(&self, change: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _turn = self.wait_turn();
         change()

@@ -323,6 +323,15 @@ impl Body for XtsBody {
         Ok(Some(mark).filter(|mark| *mark == self.mark()))
     }
 
+    fn needs_mending(&self) -> bool {
+        self.lock_ledger().header_in_doubt
+    }
+
+    fn mend_all(&self) -> Result<()> {
+        drop(self.turn()?);
+        self.sync(false)
+    }
+
     fn with_header(&self, change: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _turn = self.lock_writer();
         let changed = change();
