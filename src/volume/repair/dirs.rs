@@ -65,7 +65,7 @@ impl Running<'_> {
         Ok((tried > 0).then_some(false))
     }
 
-    /// Looks for the id of a directory whose `strongroom.dir` is lost, and writes it again; whether it was found.
+    /// Looks for the id of a directory whose `strongroom.dir` is lost or is another's, and writes it again; whether it was found.
     pub(super) fn find_id(&mut self, stored: &[Vec<u8>]) -> Result<bool> {
         let Some((entry, above)) = stored.split_last() else {
             return Ok(false);
@@ -74,15 +74,21 @@ impl Running<'_> {
         let child = parent.open_dir(entry)?;
         let name = names::open(&self.volume.env, &parent, &parent_id, entry);
         let name = name.ok().flatten();
-        let Some(id) = self.id_from_markers(&child, name.as_deref())? else {
+        let derived = child_dir_id(&self.volume.env.keys()?.dir, &parent_id, entry);
+        let id = match self.deciphers(&child, &derived)? {
+            Some(true) => Some(derived),
+            _ => self.id_from_markers(&child, name.as_deref())?,
+        };
+        let Some(id) = id else {
             return Ok(false);
         };
+        keep_dir_file(&child)?;
         self.write_id(&child, id, &parent_id, entry)?;
         let shown = name.map_or_else(
             || entry.escape_ascii().to_string(),
             |name| String::from_utf8_lossy(&name).into_owned(),
         );
-        self.did(&shown, "the lost id of this directory was found again by the marker that it left where it was renamed");
+        self.did(&shown, "the lost id of this directory was found again: its names decipher under one that it derived where it stood");
         Ok(true)
     }
 
@@ -131,9 +137,7 @@ impl Running<'_> {
             Some(true) => Some(derived),
             Some(false) => self.id_from_markers(child, name.as_deref())?,
         };
-        let kept = random_lost();
-        child.rename(DIR_FILE, &**child, &kept, RenameMode::Replace)?;
-        child.sync()?;
+        keep_dir_file(child)?;
         match id {
             Some(id) => {
                 self.write_id(child, id, parent_id, entry)?;
@@ -235,5 +239,13 @@ impl Running<'_> {
             return Ok(());
         }
         Err(Error::errno(libc::EEXIST))
+    }
+}
+
+/// Puts a `strongroom.dir` that does not hold aside, where there is one.
+fn keep_dir_file(child: &Arc<dyn Dir>) -> Result<()> {
+    match child.rename(DIR_FILE, &**child, &random_lost(), RenameMode::Replace) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        renamed => Ok(renamed.and_then(|()| child.sync())?),
     }
 }

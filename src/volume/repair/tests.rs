@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::format::dir_file::place_tag;
 use crate::format::ids::KeyId;
 use crate::format::layout;
+use crate::format::names::root_dir_id;
 use crate::format::record::Record;
 use crate::format::suite::Suite;
 use crate::keys::{KeyProvider, Providers};
 use crate::store::{Call, FailingStore, Host, MemoryStore, RenameMode, Store};
+use crate::volume::dir_id::{random_id, write_dir_file};
 use crate::volume::fixture::TestKeys;
 use crate::volume::{
     CHECK_EVERY, Caller, CheckOptions, CreateOptions, InPlace, KeyLoss, OpenFlags, OpenOptions,
@@ -319,5 +322,45 @@ fn the_older_state_of_a_file_in_doubt_outlives_a_torn_key_area() {
     let volume = open(left, providers(&keys), &options()).unwrap();
     let content = read(&volume, b"file").unwrap();
     assert!(content == [vec![1; 4096], vec![2; 4096], vec![0; 4096]].concat());
+    volume.close().unwrap();
+}
+
+/// Renamed while it stood in another's place, a directory got an id under which none of its names deciphers.
+#[test]
+fn an_id_that_a_directory_got_in_anothers_place_gives_way_to_its_own() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let keys = Arc::new(TestKeys::with_one_version());
+    let made = CreateOptions {
+        suite: Suite::Gcm,
+        bind_names: true,
+        sparse: false,
+        envelope: None,
+    };
+    create(&store, &*keys, &KEY, &made, &options().host).unwrap();
+    let volume = open(store.clone(), providers(&keys), &options()).unwrap();
+    let root = volume.root();
+    let (dir, _) = volume.make_dir(&root, b"dir", 0o700, &USER).unwrap();
+    let (_, _, file) = volume
+        .create(&dir, b"file", 0o600, &USER, READ_WRITE)
+        .unwrap();
+    volume.write(&file, 0, &[1; 4096]).unwrap();
+    let top = root_dir_id(&volume.env.keys().unwrap().dir, &volume.env.volume);
+    let entries = store.root().entries(0).unwrap();
+    let stored = entries
+        .iter()
+        .find(|entry| !entry.name.starts_with(b"strongroom."))
+        .unwrap();
+    let wrong = random_id();
+    let tag = place_tag(&volume.env.keys().unwrap().dir, &wrong, &top, &stored.name);
+    drop((file, dir));
+    volume.close().unwrap();
+    let child = store.root().open_dir(&stored.name).unwrap();
+    write_dir_file(&child, wrong, vec![tag]).unwrap();
+    let repaired = repair(store.clone(), &keys).unwrap();
+    assert!(repaired.is_sound(), "{repaired:#?}");
+    let volume = open(store, providers(&keys), &options()).unwrap();
+    let (dir, _) = volume.lookup(&volume.root(), b"dir").unwrap();
+    let (_, attr) = volume.lookup(&dir, b"file").unwrap();
+    assert_eq!(attr.size, 4096);
     volume.close().unwrap();
 }
