@@ -55,6 +55,7 @@ fn kill_again_and_again(suite: &str, options: &str, keys: bool) {
     let mut writers: Vec<_> = (0..WRITERS)
         .map(|n| Writer::new(Random::new(n + 17), Model::new(writeback), format!("w{n}")))
         .collect();
+    let mnt = sandbox.mnt();
     let mut slots = Slots::new(&sandbox);
     let mut rotation = Rotation::new(&sandbox);
     let mut daemon = Daemon::with(&sandbox, options);
@@ -65,9 +66,8 @@ fn kill_again_and_again(suite: &str, options: &str, keys: bool) {
         let killed = AtomicBool::new(false);
         let (target, acknowledged) = (random.below(1_000), AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            for writer in &mut writers {
-                scope.spawn(|| writer.work(&sandbox.mnt(), &killed, &acknowledged));
-            }
+            let work = |writer| scope.spawn(|| Writer::work(writer, &mnt, &killed, &acknowledged));
+            let at_work: Vec<_> = writers.iter_mut().map(work).collect();
             if keys {
                 scope.spawn(|| rotation.work(&killed));
                 scope.spawn(|| slots.work(&killed));
@@ -78,7 +78,10 @@ fn kill_again_and_again(suite: &str, options: &str, keys: bool) {
                 std::thread::sleep(Duration::from_micros(200));
             }
             killed.store(true, Ordering::SeqCst);
+            let said = daemon.said();
             daemon.kill();
+            let refused = at_work.into_iter().any(|writer| writer.join().is_err());
+            assert!(!refused, "a writer was refused; the daemon said: {said}");
         });
         daemon = Daemon::with(&sandbox, options);
         for writer in &mut writers {

@@ -175,8 +175,13 @@ impl Volume {
             if !changed.is_empty() {
                 self.settler.sync_store()?;
             }
-            for finish in self.at_once(&changed, |file| file.rewrap_finish())? {
-                if let Err(error) = finish {
+            // Where someone changed the header since the sync, by a sync of its own.
+            let finish = |file: &FileState| match file.rewrap_finish()? {
+                true => Ok(()),
+                false => file.rewrap_now(),
+            };
+            for finished in self.at_once(&changed, finish)? {
+                if let Err(error) = finished {
                     tracing::warn!("an old key area stays for now: {error}");
                     unfinished += 1;
                 }
@@ -349,12 +354,7 @@ impl Moves for Running {
         _node: &Arc<Node>,
         file: &mut dyn FnMut() -> Result<Arc<FileState>>,
     ) -> Result<()> {
-        let file = file()?;
-        if file.rewrap()? {
-            file.sync(false)?;
-            file.rewrap_finish()?;
-        }
-        Ok(())
+        file()?.rewrap_now()
     }
 
     fn moved_dir(&self, dir: &Arc<Node>) {

@@ -24,6 +24,8 @@ pub struct Writer {
     open: HashMap<usize, File>,
     acknowledged: u64,
     synced: u64,
+    /// What it does, for whoever reads why it failed.
+    doing: String,
 }
 
 impl Writer {
@@ -35,6 +37,7 @@ impl Writer {
             open: HashMap::new(),
             acknowledged: 0,
             synced: 0,
+            doing: String::new(),
         }
     }
 
@@ -68,8 +71,9 @@ impl Writer {
                     let is_dead = [libc::ENOTCONN, libc::ECONNABORTED, libc::EIO].contains(&code);
                     assert!(
                         killed.load(Ordering::SeqCst) && is_dead,
-                        "{}: {error}",
-                        self.name
+                        "{}, {}: {error}",
+                        self.name,
+                        self.doing
                     );
                     self.open.clear();
                     return;
@@ -118,7 +122,9 @@ impl Writer {
         let (from, to) = (self.path(top, &one), self.path(top, &two));
         let here = self.model.shape.names.get(&one).cloned();
         let there = self.model.shape.names.get(&two).cloned();
-        match (self.random.below(20), here, there) {
+        let drawn = self.random.below(20);
+        self.doing = format!("operation {drawn} on {one:?} ({here:?}), {two:?} ({there:?})");
+        match (drawn, here, there) {
             (0..=2, None, _) => self.create(one, &from),
             (3, None, _) => {
                 let target = "t".repeat(1 + self.random.below(200));
@@ -219,6 +225,7 @@ impl Writer {
         let what = self.random.below(12);
         let (offset, length) = (self.random.below(MAX_SIZE), 1 + self.random.below(30_000));
         let byte = self.random.below(255) as u8;
+        self.doing += &format!("; change {what} of {id}: {length} at {offset}");
         let state = self.model.files.get_mut(&id).unwrap();
         let file = &self.open[&id];
         let mut is_certain = !self.model.writeback;

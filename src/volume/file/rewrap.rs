@@ -10,6 +10,9 @@ use crate::volume::file::header::{Arrived, LoadedHeader, area_bytes, load_with_k
 use crate::volume::file::quietly;
 use crate::volume::file::shell::{Content, FileState};
 
+/// How often a file is re-wrapped whose header others change between its sync and the end.
+const TRIES: usize = 64;
+
 impl FileState {
     /// Whether the header's key area in force names the current version, as the store has it now; `None`: empty.
     pub(crate) fn header_version(&self) -> Result<Option<bool>> {
@@ -40,23 +43,38 @@ impl FileState {
         self.change_areas(|page| same_keys(page, &header.page).then_some((other, bytes)))
     }
 
-    /// Zeroes the area that `rewrap` superseded.
-    ///
-    /// # Errors
-    /// EIO while the re-wrapped header is not known to be durable.
-    pub(crate) fn rewrap_finish(&self) -> Result<()> {
+    /// Zeroes the area that `rewrap` superseded. False: nothing was done, since the re-wrapped header is not known to be
+    /// durable, also where someone else changed the header since the sync.
+    pub(crate) fn rewrap_finish(&self) -> Result<bool> {
         if !self.lock_owed().is_durable() {
-            return Err(Error::errno(libc::EIO));
+            return Ok(false);
         }
         let Some((header, _)) = self.stored_header()? else {
-            return Ok(());
+            return Ok(true);
         };
         if !self.env.ring.is_current(&header.area) {
-            return Ok(());
+            return Ok(true);
         }
         let other = 1 - header.area_index;
         self.change_areas(|page| same_keys(page, &header.page).then_some((other, [0; SECTOR])))?;
-        Ok(())
+        Ok(true)
+    }
+
+    /// All of it at once, with a sync of this file.
+    ///
+    /// # Errors
+    /// EBUSY where others change the header all the while.
+    pub(crate) fn rewrap_now(&self) -> Result<()> {
+        for _ in 0..TRIES {
+            if !self.rewrap()? {
+                return Ok(());
+            }
+            self.sync(false)?;
+            if self.rewrap_finish()? {
+                return Ok(());
+            }
+        }
+        Err(Error::errno(libc::EBUSY))
     }
 
     /// After a failed sync: writes the key areas of a re-wrapped header once more, same bytes.
