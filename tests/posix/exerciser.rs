@@ -13,10 +13,10 @@ fn operations() -> String {
     std::env::var("STRONGROOM_FSX").unwrap_or_else(|_| "3000".to_owned())
 }
 
-/// All operations that Linux has. `cuts`: how often the file is cut, against 1 for a read or a write; `longest` in bytes.
+/// All operations that Linux has, none of no bytes (posix_fallocate refuses those). `cuts`: how often the file is cut, against 1 for a read or a write; `longest` in bytes.
 fn configuration(cuts: f64, longest: u32) -> String {
     format!(
-        "flen = 700000\nnomsyncafterwrite = true\n[opsize]\nmax = {longest}\n[weights]\nclose_open = 0.3\n\
+        "flen = 700000\nnomsyncafterwrite = true\n[opsize]\nmin = 1\nmax = {longest}\n[weights]\nclose_open = 0.3\n\
          invalidate = 0.02\nmapread = 1\nmapwrite = 1\nread = 1\nwrite = 1\ntruncate = {cuts}\nfsync = 0.005\n\
          fdatasync = 0.005\nposix_fallocate = 0.05\npunch_hole = {cuts}\nsendfile = 0.2\nposix_fadvise = 0.1\n\
          copy_file_range = 0.2\n"
