@@ -133,12 +133,21 @@ impl<'a> Slots<'a> {
         }
     }
 
-    fn number(&self, label: &str) -> Option<String> {
+    /// Labels and numbers of the slots that this test added.
+    fn slots(&self) -> Vec<(String, String)> {
         let slots: serde_json::Value =
             serde_json::from_str(&self.sandbox.ok(&["keystore", "slots", "--json"])).unwrap();
-        let slots = slots["slots"].as_array().unwrap();
-        let slot = slots.iter().find(|slot| slot["label"] == label)?;
-        Some(slot["slot"].as_str()?.to_owned())
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let slots = slots["slots"].as_array().unwrap().iter();
+        slots
+            .map(|slot| (text(&slot["label"]), text(&slot["slot"])))
+            .filter(|(label, _)| label.starts_with("slot-"))
+            .collect()
+    }
+
+    fn number(&self, label: &str) -> Option<String> {
+        let slot = self.slots().into_iter().find(|(known, _)| known == label)?;
+        Some(slot.1)
     }
 
     fn opens(&self, file: &std::path::Path) -> bool {
@@ -146,9 +155,13 @@ impl<'a> Slots<'a> {
         self.sandbox.run(&args).status.success()
     }
 
-    /// Every slot that was acknowledged opens the keystore.
+    /// Every slot that was acknowledged opens the keystore. Those of changes that were cut off go: a keystore has 32.
     pub fn verify(&self) {
-        self.sandbox.ok(&["keystore", "slots"]);
+        for (label, number) in self.slots() {
+            if self.known.iter().all(|(_, known)| *known != label) {
+                self.sandbox.ok(&["keystore", "remove-slot", &number]);
+            }
+        }
         for (file, label) in &self.known {
             assert!(
                 self.opens(file),
