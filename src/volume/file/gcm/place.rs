@@ -146,7 +146,8 @@ impl GcmBody {
         Ok(())
     }
 
-    /// The store is full: slots that it has room for already, else those that a sync frees, else in place.
+    /// The store is full: slots that it has room for already, else those that a sync frees, else in place, or where that is
+    /// not allowed one block after the other.
     fn place_scarce(
         &self,
         turn: &Turn<'_>,
@@ -167,10 +168,36 @@ impl GcmBody {
         let all_have_slots = pieces
             .iter()
             .all(|piece| piece.half.kind == Kind::Hole || job.own_slot(piece.index).is_some());
-        if !self.env.in_place || !all_have_slots {
-            return Err(full);
+        match all_have_slots {
+            false => Err(full),
+            true if self.env.in_place => self.place_over(turn, job, pieces, sealed),
+            true => self.place_one_by_one(turn, job, pieces, sealed, full),
         }
-        self.place_over(turn, job, pieces, sealed)
+    }
+
+    /// Each into a slot that the store has room for; a sync frees the one that the block before it left. A group of which
+    /// one slot is spare and has its room can be overwritten so, however full the store is.
+    fn place_one_by_one(
+        &self,
+        turn: &Turn<'_>,
+        job: &mut Job,
+        pieces: &mut [Piece],
+        sealed: &[u8],
+        full: Error,
+    ) -> Result<()> {
+        for piece in pieces.chunks_mut(1) {
+            if !self.write_where_room_is(job, piece, sealed)? {
+                if !job.group.is_unsynced() {
+                    return Err(full);
+                }
+                self.settle_job(turn, job)?;
+                if !self.write_where_room_is(job, piece, sealed)? {
+                    return Err(full);
+                }
+            }
+            self.write_records(turn, job, piece)?;
+        }
+        Ok(())
     }
 
     /// Tries every free slot for each piece; false where the store has room for too few.
