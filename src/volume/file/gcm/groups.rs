@@ -138,7 +138,6 @@ impl GcmBody {
             body: self,
             number,
             sparse: (sparse.0..sparse.1).contains(&number),
-            slots: layout::slots(number, blocks),
             doubt,
         };
         let len = layout::blocks_in(number, blocks) as usize;
@@ -169,8 +168,6 @@ struct Reading<'a> {
     number: u32,
     /// Sectors of zero records are holes.
     sparse: bool,
-    /// Slots of the group.
-    slots: u8,
     doubt: Doubt,
 }
 
@@ -180,7 +177,7 @@ impl Reading<'_> {
             return Block::found([None, None], Current::Damaged);
         };
         let current = match record.newest() {
-            Some(index) if self.has_slot(record, index, self.slots) => Current::Half(index),
+            Some(index) if self.has_slot(record, index, self.slots_there()) => Current::Half(index),
             None if self.sparse && zero_sector => Current::Zero,
             _ => Current::Damaged,
         };
@@ -231,6 +228,7 @@ impl Reading<'_> {
         Ok((Block::found([None, None], current), may_be_zero))
     }
 
+    /// By the file's length on the store: a file that is about to be cut has its size already.
     fn slots_there(&self) -> u8 {
         layout::slots_physical(self.number, self.doubt.physical_len)
     }

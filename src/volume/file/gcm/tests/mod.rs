@@ -4,6 +4,7 @@ mod calls;
 mod crash;
 mod damage;
 mod faults;
+mod shrink;
 mod tape;
 
 use std::sync::Arc;
