@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::args::{Global, Trust};
 use super::exit::{self, Code, failure};
@@ -127,9 +127,9 @@ fn pin_of(
     token_choice::pin(global, &known.in_play(), &home.token, None)
 }
 
-/// Tokens that are open in this process.
+/// Tokens that are open in this process; who uses one keeps it open, so that a volume that locks lets go of its PIN.
 #[derive(Default)]
-pub(super) struct OpenTokens(Mutex<Vec<(Module, Arc<Token>)>>);
+pub(super) struct OpenTokens(Mutex<Vec<(Module, Weak<Token>)>>);
 
 impl OpenTokens {
     /// The token that a URI names, opened once.
@@ -141,14 +141,15 @@ impl OpenTokens {
     ) -> anyhow::Result<Arc<Token>> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let label = uri.token.as_deref().unwrap_or_default();
-        let is_it = |(of, token): &&(Module, Arc<Token>)| {
+        open.retain(|(_, token)| token.strong_count() > 0);
+        let is_it = |token: &Arc<Token>| {
             let serial = uri.serial.as_deref();
-            of == module
-                && token.label() == label
-                && serial.is_none_or(|serial| serial == token.serial())
+            token.label() == label && serial.is_none_or(|serial| serial == token.serial())
         };
-        if let Some((_, token)) = open.iter().find(is_it) {
-            return Ok(Arc::clone(token));
+        let of_module = open.iter().filter(|(of, _)| of == module);
+        let mut usable = of_module.filter_map(|(_, token)| token.upgrade());
+        if let Some(token) = usable.find(is_it) {
+            return Ok(token);
         }
         if !module.path.is_file() {
             let sentence = format!(
@@ -160,7 +161,7 @@ impl OpenTokens {
         let with_pin = pin.is_some();
         let token = Token::open(module, uri, pin)
             .map_err(|error| unopened(error, label, module, with_pin))?;
-        open.push((module.clone(), Arc::clone(&token)));
+        open.push((module.clone(), Arc::downgrade(&token)));
         Ok(token)
     }
 }

@@ -9,6 +9,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::Secret;
+use super::stack::leaving_no_trace;
 
 /// What every label begins with.
 pub const LABEL_PREFIX: &[u8] = b"strongroom/1/";
@@ -17,25 +18,31 @@ pub const LABEL_PREFIX: &[u8] = b"strongroom/1/";
 /// all parts but the last must have a fixed length. `N` is at most 8160.
 pub fn hkdf<const N: usize>(ikm: &[&[u8]], salt: &[u8], label: &[&[u8]]) -> Secret<N> {
     const { assert!(N <= 255 * 32, "HKDF-SHA256 gives at most 8160 bytes") };
-    let mut extract = HkdfExtract::<Sha256>::new(Some(salt));
-    for part in ikm {
-        extract.input_ikm(part);
-    }
-    let (mut prk, expand) = extract.finalize();
-    zeroize::Zeroize::zeroize(prk.as_mut_slice());
     let mut info = Vec::with_capacity(1 + label.len());
     info.push(LABEL_PREFIX);
     info.extend_from_slice(label);
     let mut derived = Secret::zero();
-    expand
-        .expand_multi_info(&info, derived.expose_mut())
-        .expect("the length was checked when compiled");
+    leaving_no_trace(|| {
+        let mut extract = HkdfExtract::<Sha256>::new(Some(salt));
+        for part in ikm {
+            extract.input_ikm(part);
+        }
+        let (mut prk, expand) = extract.finalize();
+        zeroize::Zeroize::zeroize(prk.as_mut_slice());
+        expand
+            .expand_multi_info(&info, derived.expose_mut())
+            .expect("the length was checked when compiled");
+    });
     derived
 }
 
 /// HMAC-SHA256 over the parts, each preceded by its length as u32 LE. The first part is the label, which gets
 /// [`LABEL_PREFIX`] (its length counts). A part is shorter than 4 GiB.
 pub fn mac32(key: &Secret<32>, parts: &[&[u8]]) -> [u8; 32] {
+    leaving_no_trace(|| hmac(key, parts))
+}
+
+fn hmac(key: &Secret<32>, parts: &[&[u8]]) -> [u8; 32] {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes a key of any length");
     for (index, part) in parts.iter().enumerate() {

@@ -4,6 +4,7 @@ use aes::Aes256Enc;
 use aes_gcm_siv::AesGcmSiv;
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
 
+use super::stack::leaving_no_trace;
 use super::{Locked, NotAuthentic, Secret};
 
 /// A key, expanded. `Aes256Enc`, because the decryption schedule would be made anew, unused, for each message.
@@ -12,7 +13,7 @@ pub struct GcmSiv(Locked<AesGcmSiv<Aes256Enc>>);
 impl GcmSiv {
     /// Expands the key.
     pub fn new(key: &Secret<32>) -> Self {
-        Self(Locked::new(AesGcmSiv::new(key.expose().into())))
+        leaving_no_trace(|| Self(Locked::new(AesGcmSiv::new(key.expose().into()))))
     }
 
     /// Encrypts `buf` in place and returns its tag. `aad` and `buf` are at most 2^36 bytes each.

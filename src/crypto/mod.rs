@@ -1,12 +1,14 @@
 //! Ciphers, derivation and secret memory. Knows nothing of offsets, files or formats: callers hand in slices and labels.
 //!
-//! Invariant: key material and expanded keys live in [`Locked`] memory and are wiped when dropped.
+//! Invariant: key material and expanded keys live in [`Locked`] memory and are wiped when dropped; what the stack held of them
+//! while they were made or used is wiped too, but for the keys of single blocks (`tests/hygiene.rs`).
 
 mod derive;
 mod gcm_siv;
 mod locked;
 mod secret;
 mod siv;
+mod stack;
 #[cfg(test)]
 mod vectors;
 mod xts;

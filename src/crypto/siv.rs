@@ -3,6 +3,7 @@
 use aes_siv::KeyInit;
 use aes_siv::siv::Aes256Siv;
 
+use super::stack::leaving_no_trace;
 use super::{NotAuthentic, Secret};
 
 /// A 64-byte key: MAC half, then encryption half. Expanded per call, for the crate's cipher changes while it works.
@@ -18,16 +19,12 @@ impl Siv {
 
     /// Seals `text` under these headers (at most 126, in the order of S2V): tag 16 ‖ ciphertext of the same length.
     pub fn seal(&self, headers: &[&[u8]], text: &[u8]) -> Vec<u8> {
-        self.cipher()
-            .encrypt(headers, text)
-            .expect("at most 126 headers")
+        leaving_no_trace(|| self.cipher().encrypt(headers, text)).expect("at most 126 headers")
     }
 
     /// The text that was sealed under these headers.
     pub fn open(&self, headers: &[&[u8]], sealed: &[u8]) -> Result<Vec<u8>, NotAuthentic> {
-        self.cipher()
-            .decrypt(headers, sealed)
-            .map_err(|_| NotAuthentic)
+        leaving_no_trace(|| self.cipher().decrypt(headers, sealed)).map_err(|_| NotAuthentic)
     }
 
     fn cipher(&self) -> Aes256Siv {

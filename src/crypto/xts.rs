@@ -6,6 +6,7 @@ use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256, Aes256Enc, Block};
 use subtle::ConstantTimeEq;
 
+use super::stack::leaving_no_trace;
 use super::{Locked, Secret};
 
 /// Bytes of a data unit.
@@ -36,9 +37,11 @@ impl Xts {
             return Err(EqualHalves);
         }
         let expect = "half of 64 bytes";
-        let text = Aes256::new(text.try_into().expect(expect));
-        let tweak = Aes256Enc::new(tweak.try_into().expect(expect));
-        Ok(Self(Locked::new(Ciphers { text, tweak })))
+        Ok(leaving_no_trace(|| {
+            let text = Aes256::new(text.try_into().expect(expect));
+            let tweak = Aes256Enc::new(tweak.try_into().expect(expect));
+            Self(Locked::new(Ciphers { text, tweak }))
+        }))
     }
 
     /// Encrypts in place: unit i of `pages` has the tweak `first_block` + i as 128 bits LE.
@@ -69,7 +72,7 @@ impl Xts {
             let tweaks = self.tweaks(unit);
             let (blocks, _) = Array::slice_as_chunks_mut(batch);
             xor(blocks, &tweaks);
-            cipher(blocks);
+            leaving_no_trace(|| cipher(blocks));
             xor(blocks, &tweaks);
             unit = unit.wrapping_add(BATCH as u64);
         }
@@ -83,7 +86,7 @@ impl Xts {
                 .to_le_bytes()
                 .into();
         }
-        self.0.tweak.encrypt_blocks(&mut first);
+        leaving_no_trace(|| self.0.tweak.encrypt_blocks(&mut first));
         let mut tweaks = [0; BATCH * BLOCKS];
         for (unit_tweaks, first) in tweaks.chunks_mut(BLOCKS).zip(first) {
             let mut tweak = u128::from_le_bytes(first.into());

@@ -103,13 +103,13 @@ impl Chain {
         Wraps(current.key, current.envelope, current.wraps_with)
     }
 
-    /// The same, with every volume key locked.
+    /// The same, with every volume key locked and no provider.
     pub(crate) fn without_keys(&self) -> Self {
         let locked = |entry: &Arc<Entry>| {
             let keys = entry.volume_keys.iter();
             Arc::new(Entry {
                 stored: entry.stored.clone(),
-                provider: entry.provider.clone(),
+                provider: OnceLock::new(),
                 volume_keys: keys
                     .map(|key| Arc::new(VolumeKey::of(key.stored())))
                     .collect(),

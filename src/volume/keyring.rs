@@ -22,7 +22,8 @@ const MOST_PARALLEL: usize = 16;
 pub(crate) struct KeyRing {
     volume: VolumeId,
     /// Where a key is looked for that was not at hand when the volume was opened.
-    providers: Providers,
+    /// None in a volume that was locked.
+    providers: RwLock<Providers>,
     chain: RwLock<Arc<Chain>>,
     /// Held shared from the choice of a version to the writing of the header that names it.
     making: RwLock<()>,
@@ -35,7 +36,7 @@ impl KeyRing {
         Self {
             ready: Ready::new(chain.wraps()),
             volume,
-            providers,
+            providers: RwLock::new(providers),
             chain: RwLock::new(Arc::new(chain)),
             making: RwLock::new(()),
         }
@@ -51,9 +52,10 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// Lets go of the volume keys that are unlocked and of ready headers. For a volume that locks: its calls end before they
-    /// come here.
+    /// Lets go of the providers with what opened them, of the volume keys that are unlocked and of ready headers. For a volume
+    /// that locks: its calls end before they come here.
     pub(crate) fn forget(&self) {
+        *writing(&self.providers) = Providers::default();
         *writing(&self.chain) = Arc::new(self.chain().without_keys());
         self.ready.change(None);
     }
@@ -97,7 +99,7 @@ impl KeyRing {
         &self,
         entry: &'a Entry,
     ) -> std::result::Result<&'a Arc<dyn KeyProvider>, KeyError> {
-        entry.provider(&self.providers)
+        entry.provider(&reading(&self.providers))
     }
 
     /// What a new file starts with. The caller holds `making`.
@@ -174,7 +176,8 @@ impl KeyRing {
         let chain = self.chain();
         let entry = chain.named_by(area)?;
         if entry.stored.envelope == Envelope::Volume {
-            let key = entry.volume_key(&self.volume, area.key_version, &self.providers)?;
+            let key =
+                entry.volume_key(&self.volume, area.key_version, &reading(&self.providers))?;
             return Ok(key.unwrap(&self.volume, file, &area.wrapped)?);
         }
         let wrapped = Wrapped {
@@ -193,7 +196,7 @@ impl KeyRing {
 
     fn unlock(&self) -> Result<()> {
         for entry in self.chain().entries() {
-            match entry.unlock(&self.volume, &self.providers) {
+            match entry.unlock(&self.volume, &reading(&self.providers)) {
                 Err(error) if entry.stored.current => return Err(error.into()),
                 Err(error) => tracing::warn!(
                     "key {} ({}) is not at hand, and files that it still wraps cannot be read: {error}",
@@ -215,7 +218,7 @@ impl KeyRing {
         let stored = &entry.stored;
         match stored.envelope {
             Envelope::Volume => entry
-                .volume_key(&self.volume, stored.wraps_with.0, &self.providers)?
+                .volume_key(&self.volume, stored.wraps_with.0, &reading(&self.providers))?
                 .wrap(&self.volume, file, data_key),
             Envelope::Direct => self.provider(entry)?.wrap(
                 &stored.key,
