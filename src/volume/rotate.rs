@@ -66,7 +66,8 @@ pub struct Rotation {
     pub rewrapped: u64,
     /// Headers that still name an older version; 0 is the proof.
     pub remaining: u64,
-    /// Headers that could not be read or re-wrapped; the old version stays allowed while there are any.
+    /// Headers that could not be read or re-wrapped, and directories that could not be listed; the old version stays allowed
+    /// while there are any.
     pub damaged: u64,
     /// How long it took, seconds.
     pub seconds: f64,
@@ -230,7 +231,7 @@ impl Volume {
     /// Reads every header and counts those on older versions.
     fn count_all(&self, moves: &Running, progress: &mut dyn FnMut(Progress)) -> Result<Count> {
         let mut count = Count::default();
-        self.each_batch(moves, &mut |batch| {
+        count.damaged += self.each_batch(moves, &mut |batch| {
             for version in self.at_once(batch, |file| file.header_version())? {
                 match version {
                     Ok(None) => {}
@@ -253,11 +254,12 @@ impl Volume {
         Ok(count)
     }
 
-    /// Hands every file of a volume that nobody else uses to `visit`, each once, some at a time.
+    /// Hands every file of a volume that nobody else uses to `visit`, each once, some at a time; how many directories are
+    /// damaged, whose files it did not see.
     pub(crate) fn each_file(
         &self,
         visit: &mut dyn FnMut(&[Arc<FileState>]) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let moves = Running {
             moved: Mutex::default(),
         };
@@ -265,20 +267,30 @@ impl Volume {
     }
 
     /// Hands every file of the volume to `visit`, each once, some at a time; directories that move meanwhile are walked again.
+    /// How many directories are damaged: what is below them is not seen.
     fn each_batch(
         &self,
         moves: &Running,
         visit: &mut dyn FnMut(&[Arc<FileState>]) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let limit = getrlimit(Resource::Nofile)
             .current
             .map_or(BATCH, |limit| BATCH.min(limit / 4))
             .max(1) as usize;
         let mut left = vec![self.root()];
         let mut batch = Vec::with_capacity(limit);
+        let mut damaged = 0;
         let mut seen = HashSet::new(); // files with several names, by number
         while let Some(dir) = left.pop().or_else(|| moves.take()) {
-            for (_, node) in absent_is_empty(self.raw_children(&dir))? {
+            let children = match absent_is_empty(self.raw_children(&dir)) {
+                Err(Error::Damaged(what)) => {
+                    tracing::warn!("the files of a directory are left as they are: {what}");
+                    damaged += 1;
+                    continue;
+                }
+                listed => listed?,
+            };
+            for (_, node) in children {
                 match node.kind() {
                     Kind::File => {}
                     Kind::Dir => {
@@ -303,7 +315,8 @@ impl Volume {
                 }
             }
         }
-        visit(&batch)
+        visit(&batch)?;
+        Ok(damaged)
     }
 }
 

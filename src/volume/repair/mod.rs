@@ -190,7 +190,8 @@ impl<'a> Running<'a> {
             volume.settler.settle_all()
         });
         self.done.append(&mut told);
-        if let Err(error) = walked.and_then(|()| volume.settler.sync_store()) {
+        whole &= matches!(walked, Ok(0)); // what is in a damaged directory was not settled
+        if let Err(error) = walked.and_then(|_| volume.settler.sync_store()) {
             self.could_not(
                 "/",
                 format!("what unclean ends left is not all settled: {error}"),

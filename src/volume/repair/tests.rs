@@ -1,6 +1,8 @@
 //! Volumes killed after any number of calls of the store, repaired, the repair killed too: afterwards everything is strict,
 //! nothing is in doubt, and every operation that had returned is there.
 
+mod rotations;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
