@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::image::Loop;
 use support::{SUITES, Sandbox, is_mounted, tool};
 
 /// How long a test waits before it says that something never happened.
@@ -235,41 +236,11 @@ fn a_copy_that_is_killed_is_no_volume_and_is_told_of() {
     }
 }
 
-/// A file system in a file, mounted as long as this lives.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn xfs(image: &Path, at: &Path) -> Self {
-        fs::File::create(image).unwrap().set_len(512 << 20).unwrap();
-        tool(
-            Command::new("mkfs.xfs")
-                .args(["-q", "-m", "reflink=1"])
-                .arg(image),
-            "xfsprogs",
-        );
-        fs::create_dir_all(at).unwrap();
-        tool(
-            Command::new("mount")
-                .args(["-o", "loop"])
-                .arg(image)
-                .arg(at),
-            "mount",
-        );
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).output(); // gives the loop device back
-    }
-}
-
 #[test]
 fn a_store_with_reflinks_shares_the_blocks() {
     for cipher in SUITES {
         let sandbox = Sandbox::new();
-        let disk = Loop::xfs(&sandbox.path("disk.img"), &sandbox.path("disk"));
+        let disk = Loop::xfs(&sandbox.path("disk.img"), &sandbox.path("disk"), 512);
         sandbox.ok(&["init", "--cipher", cipher, "disk/vault"]);
         sandbox.ok(&["key", "create", "alias/other"]);
         sandbox.ok(&["mount", "disk/vault", "mnt"]);
