@@ -89,7 +89,7 @@ impl Writer {
             fs::create_dir_all(mnt.join(&dir)).unwrap();
             let path = dir.join(format!(
                 "{}{round}",
-                "n".repeat(if round % 3 == 0 { 190 } else { 1 })
+                "n".repeat(if round.is_multiple_of(3) { 190 } else { 1 })
             ));
             let length = 1 + round * 7 % 40;
             let mut file = File::create_new(mnt.join(&path)).unwrap();
