@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broken::{Rule, broken};
 use crate::crypto::Secret;
 use crate::format::ids::{KeyId, KeyVersion, VolumeId};
 use crate::format::mount_file::MountFile;
@@ -100,7 +99,7 @@ pub fn open(
     let modules = accepted.modules;
     let ring = KeyRing::of(&file, providers, &at_hand)?;
     let (epochs, mount) = next_epoch(options, mount, accepted.epoch);
-    if !options.read_only && !broken(Rule::EpochNotWritten) {
+    if !options.read_only {
         replace_always(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
     }
     if let Some(state) = &options.state {
@@ -146,11 +145,7 @@ struct Finish {
 
 impl Closer for Finish {
     fn finish(&mut self, env: &Env) -> Result<()> {
-        if !env.read_only && (env.may_end_clean() || broken(Rule::CleanUnearned)) {
-            // A file that was removed or cut to nothing is back after a power cut, unsettled, until that is durable.
-            if !broken(Rule::CleanUnsynced) {
-                env.store.sync()?;
-            }
+        if !env.read_only && env.may_end_clean() {
             self.mount.clean = true;
             if env.is_all_settled() {
                 self.mount.listed.clear();

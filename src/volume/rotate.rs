@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::broken::{Rule, broken};
 use crate::format::ids::{KeyId, KeyVersion};
 use crate::format::suite::Envelope;
 use crate::keys::KeyError;
@@ -174,7 +173,7 @@ impl Volume {
                     }
                 }
             }
-            if !changed.is_empty() && !broken(Rule::RewrapUnsynced) {
+            if !changed.is_empty() {
                 self.settler.sync_store()?;
             }
             // Where someone changed the header since the sync, by a sync of its own.

@@ -5,7 +5,6 @@ mod faults;
 mod key_loss;
 mod model;
 mod names;
-mod power;
 mod rekey_data;
 mod rules;
 

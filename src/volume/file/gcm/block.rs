@@ -3,7 +3,6 @@
 //!
 //! Invariant: a slot that a current or a kept half names is not free, and a kept half's bytes do not change.
 
-use crate::broken::{Rule, broken};
 use crate::format::layout;
 use crate::format::record::{Half, Kind, RECORD_LEN, RECORDS_PER_SECTOR, Record};
 
@@ -80,9 +79,7 @@ impl Block {
     /// The block after a new version, which takes the half that is not kept and the next sequence; `half.sequence` is
     /// ignored.
     pub(super) fn successor(&self, half: Half) -> Self {
-        let in_place = broken(Rule::HalfInPlace);
         let kept = self.kept.or(match self.current {
-            Current::Half(_) if in_place => None,
             Current::Half(index) => Some(index),
             Current::Zero | Current::Damaged => None,
         });
@@ -198,10 +195,7 @@ impl Block {
             half.filter(|half| half.kind == Kind::Data)
                 .map_or(0, |half| bit(half.slot))
         };
-        match broken(Rule::SlotReused) {
-            true => slot(current),
-            false => slot(current) | slot(self.kept),
-        }
+        slot(current) | slot(self.kept)
     }
 
     fn half(&self, index: usize) -> Option<Half> {

@@ -1,7 +1,6 @@
 //! Syncs, and what they make durable (FORMAT.md section 4, *Durable*). After a sync that failed, everything that was not
 //! durable is written again, the same bytes in the same place, before the next one may count.
 
-use crate::broken::{Rule, broken};
 use crate::format::header::{Core, STATE_LEN, STATES_AT};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Half, Kind};
@@ -31,7 +30,7 @@ impl GcmBody {
     /// What an unclean end left may stand in the store's cache alone, if a sync failed before it: before a caller is told
     /// that it is durable, it is written again. Not through a descriptor that cannot write.
     pub(super) fn mend_before_sync(&self, turn: &Turn<'_>) -> Result<()> {
-        if self.env.read_only || !self.memory().doubt.in_doubt || broken(Rule::CacheTrusted) {
+        if self.env.read_only || !self.memory().doubt.in_doubt {
             return Ok(());
         }
         match quietly(self.backing.as_ref(), || self.finish_mending(turn)) {
@@ -54,8 +53,7 @@ impl GcmBody {
     /// Whether a sync that began after `mark` was taken and ended well covered everything; if so, everything is durable.
     pub(super) fn covered(&self, mark: Mark) -> bool {
         let mut memory = self.memory();
-        let unchanged = memory.ledger.changes == mark.0 || broken(Rule::MarkIgnored);
-        if memory.ledger.failed || !unchanged {
+        if memory.ledger.failed || memory.ledger.changes != mark.0 {
             return false;
         }
         memory.all_is_durable();
@@ -84,9 +82,7 @@ impl GcmBody {
         if !self.memory().ledger.failed {
             return Ok(());
         }
-        if !broken(Rule::NotRewritten) {
-            quietly(self.backing.as_ref(), || self.write_again(turn))?;
-        }
+        quietly(self.backing.as_ref(), || self.write_again(turn))?;
         self.memory().ledger.failed = false;
         Ok(())
     }

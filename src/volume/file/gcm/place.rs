@@ -6,7 +6,6 @@
 
 use std::io::IoSlice;
 
-use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Kind, RECORD_LEN};
 use crate::volume::error::{Error, Result};
@@ -29,8 +28,7 @@ impl GcmBody {
         let mut pieces = self.seal_pieces(&job, kinds, text);
         let banned = pieces
             .iter()
-            .any(|piece| job.group.block(piece.index).in_place)
-            && !broken(Rule::InPlaceTwice);
+            .any(|piece| job.group.block(piece.index).in_place);
         if banned {
             self.settle_job(turn, &mut job)?;
         }
