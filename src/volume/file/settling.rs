@@ -129,11 +129,14 @@ impl FileState {
     /// Takes it off the settler's list if nothing of it waits: durable and settled, or deleted.
     pub(in crate::volume) fn leave(&self) -> Result<bool> {
         // A file in use does not leave, nor do its users wait for this.
-        let content = match self.content.try_write() {
+        let mut content = match self.content.try_write() {
             Ok(content) => content,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
+        if matches!(*content, Content::Unmade) {
+            self.take_back(&mut content)?;
+        }
         let at_rest = match &*content {
             Content::Body(body) => body.is_durable() && body.is_settled(),
             _ => true,

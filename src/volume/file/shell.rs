@@ -35,6 +35,8 @@ pub(super) enum Content {
     Empty,
     /// Remains of a header that never arrived; reads as empty.
     Remains,
+    /// A first write that failed and could not be taken back, by this mount; reads as empty. The settler tries again.
+    Unmade,
     /// A header and data.
     Body(Arc<dyn Body>),
 }
@@ -351,6 +353,7 @@ impl FileState {
                 }
                 at_rest
             }
+            Content::Unmade => false,
             _ => true,
         };
         *content = Content::Unread;
@@ -423,17 +426,32 @@ impl FileState {
                 );
                 *content = Content::Empty;
             }
+            Content::Unmade => self.take_back(&mut content)?,
             Content::Unread | Content::Body(_) => return Ok(false),
         }
         self.note();
         self.user_changes.fetch_add(1, Ordering::AcqRel);
         let created = self.create_body(offset, data);
         self.lock_owed().changed();
-        // What a failed first write left is read anew.
-        *content = created
-            .as_ref()
-            .map_or(Content::Unread, |body| Content::Body(body.clone()));
-        created.map(|_| true)
+        match created {
+            Ok(body) => *content = Content::Body(body),
+            Err(error) => {
+                *content = Content::Unmade;
+                if let Err(error) = self.take_back(&mut content) {
+                    tracing::warn!("a first write that failed is to be taken back later: {error}");
+                }
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives up what a failed first write left.
+    pub(super) fn take_back(&self, content: &mut Content) -> Result<()> {
+        self.backing.set_len(0)?;
+        self.lock_owed().changed();
+        *content = Content::Empty;
+        Ok(())
     }
 
     fn create_body(&self, offset: u64, data: &[u8]) -> Result<Arc<dyn Body>> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::model::{Body, Model, Object, Rng, Story, compare, count, run, walk};
-use super::{Bench, READ_WRITE, code, list};
+use super::{Bench, READ_WRITE, code, list, me};
 use crate::format::suite::Suite;
 use crate::store::{Call, FailingStore};
 use crate::volume::{Node, OpenFile, Volume};
@@ -337,4 +337,47 @@ fn a_store_that_fails_is_said_and_loses_nothing_under_xts() {
 #[test]
 fn a_store_that_fails_is_said_and_loses_nothing_under_gcm_siv() {
     trials(Suite::Gcm, count(60) / 10 + 20);
+}
+
+/// The store takes the length of a first write, then nothing more, not even the length back.
+#[test]
+fn a_first_write_that_cannot_be_taken_back_leaves_an_empty_file() {
+    for (suite, settles) in [
+        (Suite::Gcm, true),
+        (Suite::Gcm, false),
+        (Suite::Xts, true),
+        (Suite::Xts, false),
+    ] {
+        let mut bench = Bench::new(suite);
+        let store = Arc::new(FailingStore::new(bench.store.clone()));
+        bench.epoch += 1;
+        let volume = bench.open_on(store.clone());
+        let created = volume.create(&volume.root(), b"file", 0o600, &me(), READ_WRITE);
+        let (node, _, file) = created.unwrap();
+        store.fail_from(
+            &[Call::SetLen, Call::Write, Call::Allocate],
+            1,
+            libc::ENOSPC,
+        );
+        assert_eq!(code(&volume.write(&file, 0, &[1; 5000])), libc::ENOSPC);
+        assert_eq!(volume.attr(&node).unwrap().size, 0);
+        assert_eq!(code(&volume.write(&file, 0, &[2; 5000])), libc::ENOSPC);
+        store.heal();
+        drop((file, node));
+        if settles {
+            volume.settle().unwrap();
+        }
+        let (node, attr) = volume.lookup(&volume.root(), b"file").unwrap();
+        assert_eq!((attr.size, read_all(&volume, &node, 0)), (0, Vec::new()));
+        let file = volume.open(&node, READ_WRITE).unwrap();
+        if !settles {
+            volume.write(&file, 0, &[3; 5000]).unwrap();
+        }
+        drop((file, node));
+        volume.close().unwrap();
+        let volume = bench.open();
+        let (node, attr) = volume.lookup(&volume.root(), b"file").unwrap();
+        let expected = if settles { Vec::new() } else { vec![3; 5000] };
+        assert_eq!(read_all(&volume, &node, attr.size), expected);
+    }
 }

@@ -24,7 +24,8 @@ use super::{Doubt, GcmBody, Ledger, Memory, Turn};
 
 impl GcmBody {
     /// The first write of a file, of `data` at `offset`, zeros before it; the size is their sum, above 0. One `set_len` and
-    /// one write where all fits into the first group; the header comes last. Unbound: names are not checked.
+    /// one write where all fits into the first group; the header comes last. Unbound: names are not checked. After an error the
+    /// caller cuts the file to nothing.
     pub(crate) fn create(
         env: &Arc<Env>,
         backing: Arc<dyn File>,
@@ -74,13 +75,8 @@ impl GcmBody {
         body.size.store(0, Ordering::Release);
         {
             let turn = body.wait_turn();
-            let written = body
-                .put_len(layout::gcm_physical_len(size))
-                .and_then(|()| body.write_first(&turn, size, offset, data, [&core, &area]));
-            if let Err(error) = written {
-                body.put_len(0)?;
-                return Err(error);
-            }
+            body.put_len(layout::gcm_physical_len(size))?;
+            body.write_first(&turn, size, offset, data, [&core, &area])?;
         }
         body.size.store(size, Ordering::Release);
         Ok(body)

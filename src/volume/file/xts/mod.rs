@@ -37,7 +37,8 @@ pub(crate) struct XtsBody {
 }
 
 impl XtsBody {
-    /// The first write: length, header and data, the latter two with one call where the data begins in block 0.
+    /// The first write: length, header and data, the latter two with one call where the data begins in block 0. After an error
+    /// the caller cuts the file to nothing.
     pub(crate) fn create(
         env: &Env,
         backing: Arc<dyn File>,
@@ -50,11 +51,7 @@ impl XtsBody {
         let body = Self::new(backing, header.keys.content, 0)?;
         body.backing.set_len(layout::xts_physical_len(size))?;
         body.lock_ledger().end_is_zero = true;
-        let written = body.write_blocks(Some(&page), offset, data, size);
-        if let Err(error) = written {
-            body.backing.set_len(0)?;
-            return Err(error);
-        }
+        body.write_blocks(Some(&page), offset, data, size)?;
         body.size.store(size, Ordering::Release);
         Ok(body)
     }
