@@ -4,6 +4,7 @@
 //! Layers, each a folder; the arrow only points down (`tests/layers.rs` holds it):
 //! `cli → fuse → volume → {keys → format → crypto, store}`.
 
+mod broken;
 pub mod cli;
 pub mod crypto;
 pub mod format;

@@ -17,6 +17,8 @@ pub use call::{Call, Counts};
 pub use failing::{FailingStore, Fault};
 pub use host::Host;
 pub use memory::MemoryStore;
+#[cfg(test)]
+pub(crate) use memory::power;
 pub use real::RealStore;
 pub use take::Taken;
 

@@ -29,6 +29,7 @@ pub(crate) fn announce(
     let mut open = || files::open_at(volume, &file.node, true, via);
     volume.rotation.before_move(&file.node, &mut open)?;
     let bound = files::is_bound(&volume.env, &file.stat);
+    volume.settler.moves_empty(&file.stat);
     let state = match volume.files.live(&file.node) {
         _ if bound => open()?,
         Some(state) => state,

@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::broken::{Rule, broken};
 use crate::crypto::random_bytes;
 use crate::format::dir_file::{DirFile, place_tag};
 use crate::format::ids::DirId;
@@ -55,7 +56,15 @@ pub(crate) fn write_dir_file(
 ) -> io::Result<()> {
     let mtime = child.stat()?.mtime;
     let bytes = DirFile { id, places }.encode();
-    replace(child, DIR_FILE, &bytes)?;
+    if broken(Rule::NoDirFile) {
+        return Ok(());
+    }
+    if broken(Rule::DirFileUnsynced) {
+        let _ = child.remove(DIR_FILE);
+        child.create(DIR_FILE, 0o600)?.write_at(&bytes, 0)?;
+    } else {
+        replace(child, DIR_FILE, &bytes)?;
+    }
     child.set_times(SetTimes {
         atime: None,
         mtime: Some(TimeSpec::At(mtime)),
@@ -64,7 +73,7 @@ pub(crate) fn write_dir_file(
 
 /// Whether a marker for this stored name stands in the directory.
 pub(crate) fn is_marked(node: &Arc<Node>, dir: &Arc<dyn Dir>, stored: &[u8]) -> Result<bool> {
-    if node.dir()?.markers.none() {
+    if node.dir()?.markers.none() || broken(Rule::MarkerIgnored) {
         return Ok(false);
     }
     match dir.stat_at(&gone_marker(stored)) {
@@ -109,6 +118,9 @@ pub(crate) fn before_rename(
         write_dir_file(&child, id, places.clone())
     })?;
     let _ = moved.dir()?.id.set(id);
+    if broken(Rule::NoMarker) {
+        return Ok(());
+    }
     mark(&from.node, dir, entry)
 }
 

@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::broken::{Rule, broken};
 use crate::format::ids::DirId;
 use crate::format::names::{self as format, EntryClass, MAX_NAME, StoredName};
 use crate::store::Dir;
@@ -56,6 +57,11 @@ pub(crate) fn open(
 /// Before an entry of this name appears.
 pub(crate) fn put_side(dir: &Arc<dyn Dir>, name: &StoredName) -> io::Result<()> {
     match &name.long {
+        Some(sealed) if broken(Rule::SideFileUnsynced) => {
+            let _ = dir.remove(&format::side_file(&name.entry));
+            dir.create(&format::side_file(&name.entry), 0o600)?
+                .write_at(sealed, 0)
+        }
         Some(sealed) => replace(dir, &format::side_file(&name.entry), sealed),
         None => Ok(()),
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::broken::{Rule, broken};
 use crate::crypto::Secret;
 use crate::format::ids::{KeyId, KeyVersion, VolumeId};
 use crate::format::mount_file::MountFile;
@@ -99,7 +100,7 @@ pub fn open(
     let modules = accepted.modules;
     let ring = KeyRing::of(&file, providers, &at_hand)?;
     let (epochs, mount) = next_epoch(options, mount, accepted.epoch);
-    if !options.read_only {
+    if !options.read_only && !broken(Rule::EpochNotWritten) {
         replace_always(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
     }
     if let Some(state) = &options.state {
@@ -145,7 +146,11 @@ struct Finish {
 
 impl Closer for Finish {
     fn finish(&mut self, env: &Env) -> Result<()> {
-        if !env.read_only && env.may_end_clean() {
+        if !env.read_only && (env.may_end_clean() || broken(Rule::CleanUnearned)) {
+            // A file that was removed or cut to nothing is back after a power cut, unsettled, until that is durable.
+            if !broken(Rule::CleanUnsynced) {
+                env.store.sync()?;
+            }
             self.mount.clean = true;
             if env.is_all_settled() {
                 self.mount.listed.clear();

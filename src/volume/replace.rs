@@ -4,7 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::format::names::{RESERVE, random_tmp};
+use crate::broken::{Rule, broken};
+use crate::format::names::{RESERVE, VOLUME, random_tmp};
 use crate::store::{Access, Dir, RenameMode};
 
 /// Reads a file whole; `None` if there is none. Longer than `limit` bytes is InvalidData: nothing of ours is.
@@ -18,7 +19,8 @@ pub(crate) fn read_small(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut bytes = vec![0; limit + 1];
+    let size = usize::try_from(file.stat()?.size).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; size.min(limit) + 1];
     let length = file.read_at(&mut bytes, 0)?;
     if length > limit {
         return Err(io::Error::new(
@@ -38,6 +40,9 @@ pub(crate) fn replace(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> io::Resu
     if let Err(error) = written {
         let _ = dir.remove(&hidden); // what is left is only clutter: hidden names never count
         return Err(error);
+    }
+    if name == VOLUME && broken(Rule::VolumeFileUnsynced) {
+        return Ok(());
     }
     dir.sync()
 }
@@ -111,6 +116,9 @@ pub(crate) fn replace_keeping(
 fn write_new(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
     let file = dir.create(name, 0o600)?;
     file.write_at(bytes, 0)?;
+    if broken(Rule::ReplaceUnsynced) {
+        return Ok(());
+    }
     file.sync_all()
 }
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::broken::{Rule, broken};
 use crate::format::ids::{KeyId, KeyVersion};
 use crate::format::suite::Envelope;
 use crate::keys::KeyError;
@@ -173,7 +174,7 @@ impl Volume {
                     }
                 }
             }
-            if !changed.is_empty() {
+            if !changed.is_empty() && !broken(Rule::RewrapUnsynced) {
                 self.settler.sync_store()?;
             }
             // Where someone changed the header since the sync, by a sync of its own.

@@ -3,13 +3,16 @@
 //!
 //! Lock order: `passes` < `syncs` < a file's locks < `files`; `files` is never held over a call of the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::broken::{Rule, broken};
+use crate::format::suite::Suite;
+use crate::store::{Kind, Stat};
 use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::{FileState, Settling, Step};
@@ -27,6 +30,8 @@ pub(crate) struct Settler {
     passes: Mutex<()>,
     /// One sync of the store at a time: who is told of a failure tells all files before another can end well.
     syncs: Mutex<()>,
+    /// Empty files whose names changed since the last sync of the store, by inode.
+    moved_empty: Mutex<HashSet<u64>>,
     room: usize,
 }
 
@@ -52,6 +57,7 @@ impl Settler {
             files: Mutex::default(),
             passes: Mutex::default(),
             syncs: Mutex::default(),
+            moved_empty: Mutex::default(),
             room: room.clamp(1, NO_LIMIT),
         })
     }
@@ -62,6 +68,19 @@ impl Settler {
         if !state.listed.swap(true, Ordering::AcqRel) {
             files.insert(key(state), state.clone());
         }
+    }
+
+    /// The names of an empty file are about to change: it has no header yet to say so in.
+    pub(crate) fn moves_empty(&self, stat: &Stat) {
+        let bound = self.env.suite == Suite::Gcm && self.env.bind_names;
+        if bound && stat.kind == Kind::File && stat.size == 0 {
+            lock(&self.moved_empty).insert(stat.ino);
+        }
+    }
+
+    /// Whether names of this file that changed while it was empty may come back after a power cut.
+    pub(crate) fn moved_empty(&self, ino: u64) -> bool {
+        lock(&self.moved_empty).contains(&ino)
     }
 
     /// How many files wait.
@@ -160,8 +179,11 @@ impl Run<'_> {
         if moving.is_empty() {
             return;
         }
-        let directories = moving.iter().any(Settling::lost_names);
-        self.sync(&moving, directories);
+        let moved = !lock(&self.settler.moved_empty).is_empty();
+        let directories = moved || moving.iter().any(Settling::lost_names);
+        if !broken(Rule::SettleUnsynced) {
+            self.sync(&moving, directories);
+        }
         self.keep_synced(&mut moving);
         for step in [Step::Halves, Step::State] {
             moving.retain(|file| !self.left(&file.state));
@@ -169,7 +191,9 @@ impl Run<'_> {
                 return;
             }
             moving.retain_mut(|file| file.step(step).unwrap_or_else(|error| self.failed(error)));
-            self.sync(&moving, false);
+            if !(step == Step::Halves && broken(Rule::StateUnsynced)) {
+                self.sync(&moving, false);
+            }
             self.keep_synced(&mut moving);
         }
         moving.retain(|file| !self.left(&file.state));
@@ -188,7 +212,11 @@ impl Run<'_> {
         let store = &self.settler.env.store;
         if store.traits().syncfs_reports || directories {
             let _one = lock(&self.settler.syncs);
+            let moved = lock(&self.settler.moved_empty).clone();
             let synced = store.sync();
+            if synced.is_ok() {
+                lock(&self.settler.moved_empty).retain(|ino| !moved.contains(ino));
+            }
             if let Err(error) = synced {
                 self.settler
                     .lock_files()

@@ -48,6 +48,7 @@ pub(crate) fn take_name(
     if found.stat.nlink > 1 {
         found.stat = spot.dir.stat_at(spot.entry())?;
     }
+    volume.settler.moves_empty(&found.stat);
     let Some(state) = volume.files.live(&node) else {
         return work();
     };
@@ -127,6 +128,9 @@ pub(crate) fn hide(spot: &Spot) -> Result<Hidden<'_>> {
     if seen.ours.iter().any(|entry| is_gone_marker(&entry.name)) {
         mark(&spot.node, dir, entry)?;
     }
+    // A power cut may keep the new name and bring back an entry that was removed before: a directory that nobody sees and
+    // that is not empty.
+    child.sync()?;
     let mode = child.stat()?.mode;
     let name = random_tmp();
     dir.rename(entry, &**dir, &name, RenameMode::Replace)?;
@@ -151,14 +155,14 @@ impl Hidden<'_> {
     fn look_again(&mut self) -> Result<()> {
         self.ours = only_ours(&self.child)?;
         self.spot.dir.set_mode_at(&self.name, self.mode | 0o700)?;
-        // A directory of ours that is not empty is kept, and so is this one.
+        // One that a crash left hidden goes, too; if it holds anything else than our files it is kept, and so is this one.
         for entry in self
             .ours
             .ours
             .iter()
             .filter(|entry| entry.kind == Some(Kind::Dir))
         {
-            self.child.remove_dir(&entry.name)?;
+            remove_hidden(&self.child, &entry.name)?;
         }
         self.ours.ours.retain(|entry| entry.kind != Some(Kind::Dir));
         Ok(())
@@ -186,6 +190,22 @@ impl Hidden<'_> {
             tracing::warn!("a removed directory stays hidden in the backing directory: {error}");
         }
     }
+}
+
+/// Removes a hidden directory that holds nothing but our own files; ENOTEMPTY if it holds anything else.
+fn remove_hidden(parent: &Arc<dyn Dir>, name: &[u8]) -> Result<()> {
+    let child = with_owner_bits(parent, name, 0o700, || parent.open_dir(name))?;
+    let (dirs, files): (Vec<_>, Vec<_>) = only_ours(&child)?
+        .ours
+        .into_iter()
+        .partition(|entry| entry.kind == Some(Kind::Dir));
+    for dir in dirs {
+        remove_hidden(&child, &dir.name)?;
+    }
+    with_owner_bits(parent, name, 0o700, || {
+        files.iter().try_for_each(|file| child.remove(&file.name))
+    })?;
+    Ok(parent.remove_dir(name)?)
 }
 
 fn only_ours(child: &Arc<dyn Dir>) -> Result<Contents> {

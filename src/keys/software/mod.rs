@@ -101,6 +101,9 @@ impl Keystore {
     /// `Missing`, `NotAKeystore`, `NewerFormat`, `Damaged`, `WrongSecret`, `NoSuchSlotKind`, `NoMemory`, `Io`.
     pub fn open(place: &Place, secrets: &[Unlock]) -> Result<Self, KeystoreError> {
         let state = State::unlock(file::parse(&place.read()?, &place.label())?, secrets)?;
+        if let Err(error) = place.sync() {
+            tracing::warn!("the directory of the keystore cannot be synced: {error}");
+        }
         Ok(Self {
             place: place.clone(),
             changing: Mutex::new(()),
@@ -188,6 +191,9 @@ impl Keystore {
         let bytes = self.place.read()?;
         let parsed = file::parse(&bytes, &self.place.label())?;
         let state = self.look().follow(parsed)?;
+        if state.body.generation != self.generation() {
+            self.place.sync()?; // whoever changed it may have failed to, and what is used from now on must not go
+        }
         self.adopt(state);
         Ok(bytes)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(super) const PAGE: u64 = 4096;
-type Page = [u8; PAGE as usize];
+pub(super) type Page = [u8; PAGE as usize];
 
 /// Cloning shares the pages until one of the two writes to them.
 #[derive(Clone, Default)]
@@ -116,6 +116,31 @@ impl Content {
         Some(offset.max(page * PAGE).min(self.len))
     }
 
+    /// A page as it is; `None` for a hole.
+    #[cfg(test)]
+    pub(super) fn page(&self, number: u64) -> Option<Arc<Page>> {
+        self.pages.get(&number).cloned()
+    }
+
+    /// Puts a page in place; the length stays, and what lies past it is zeroed.
+    #[cfg(test)]
+    pub(super) fn put_page(&mut self, number: u64, page: Option<Arc<Page>>) {
+        let start = number * PAGE;
+        match page.filter(|_| start < self.len) {
+            Some(page) => drop(self.pages.insert(number, page)),
+            None => drop(self.pages.remove(&number)),
+        }
+        if self.len.saturating_sub(start) < PAGE {
+            self.zero_within_page(self.len.max(start), start + PAGE);
+        }
+    }
+
+    /// The numbers of the pages from this one on that are no holes.
+    #[cfg(test)]
+    pub(super) fn pages_from(&self, number: u64) -> Vec<u64> {
+        self.pages.range(number..).map(|(&page, _)| page).collect()
+    }
+
     /// All bytes, holes as zeros.
     pub(super) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len as usize];
@@ -138,7 +163,11 @@ impl Content {
         if let Some(page) = self.pages.get_mut(&(from / PAGE)) {
             let start = (from % PAGE) as usize;
             let end = start + (to - from) as usize;
-            if let Some(range) = Arc::make_mut(page).get_mut(start..end) {
+            if page
+                .get(start..end)
+                .is_some_and(|range| range.iter().any(|byte| *byte != 0))
+                && let Some(range) = Arc::make_mut(page).get_mut(start..end)
+            {
                 range.fill(0);
             }
         }

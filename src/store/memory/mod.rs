@@ -6,6 +6,8 @@
 mod content;
 mod dir;
 mod file;
+#[cfg(test)]
+pub(crate) mod power;
 mod tree;
 
 use std::io;

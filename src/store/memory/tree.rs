@@ -107,6 +107,28 @@ impl Tree {
         tree
     }
 
+    /// The next object that is made gets this number.
+    #[cfg(test)]
+    pub(super) fn next_ino(&mut self, ino: u64) {
+        self.last_ino = ino - 1;
+    }
+
+    /// No number up to that of the last object of `other` is given again.
+    #[cfg(test)]
+    pub(super) fn numbers_after(&mut self, other: &Self) {
+        self.last_ino = self.last_ino.max(other.last_ino);
+    }
+
+    /// The numbers of all regular files.
+    #[cfg(test)]
+    pub(super) fn files(&self) -> Vec<u64> {
+        let files = self
+            .inodes
+            .iter()
+            .filter(|(_, inode)| inode.kind == Kind::File);
+        files.map(|(&ino, _)| ino).collect()
+    }
+
     pub(super) fn count(&mut self, call: Call) {
         self.counts.add(call);
     }

@@ -102,6 +102,24 @@ pub(super) enum Arrived {
 }
 
 pub(super) fn load_with_key(env: &Env, backing: &dyn File, physical_len: u64) -> Result<Arrived> {
+    match load_stored(env, backing, physical_len)? {
+        Arrived::Header(header, _)
+            if env.suite == Suite::Gcm
+                && newest(&header.states).is_none_or(|state| state.size == 0) =>
+        {
+            never_arrived(env, "the newest state has size 0")
+        }
+        arrived => Ok(arrived),
+    }
+}
+
+fn newest(states: &[Option<State>; 2]) -> Option<&State> {
+    states.iter().flatten().max_by_key(|state| state.sequence)
+}
+
+/// As `load_with_key`, also where the first state that counts never arrived: such a header's key area is one to re-wrap, or
+/// the file would not read as empty any more, but as damaged, once its version is forgotten.
+pub(super) fn load_stored(env: &Env, backing: &dyn File, physical_len: u64) -> Result<Arrived> {
     let volume_keys = env.keys()?;
     if physical_len == 0 {
         return Ok(Arrived::Empty);
@@ -115,12 +133,8 @@ pub(super) fn load_with_key(env: &Env, backing: &dyn File, physical_len: u64) ->
     let keys = FileKeys::derive(env.suite, &data_key, &volume_keys.bind, &core.file)
         .map_err(|error| damaged("data key", error))?;
     let states = parse_states(&page, &keys.header, &core.file);
-    match states.iter().flatten().max_by_key(|state| state.sequence) {
-        None => return Err(Error::Damaged("header: neither state is authentic".into())),
-        Some(newest) if env.suite == Suite::Gcm && newest.size == 0 => {
-            return never_arrived(env, "the newest state has size 0");
-        }
-        Some(_) => {}
+    if newest(&states).is_none() {
+        return Err(Error::Damaged("header: neither state is authentic".into()));
     }
     Ok(Arrived::Header(
         Box::new(LoadedHeader {

@@ -2,11 +2,12 @@
 //! does not count; the old area is zeroed once the new one is durable. Never touches data. Invariant: at every moment one
 //! area that holds is on the store.
 
+use crate::broken::{Rule, broken};
 use crate::crypto::Secret;
 use crate::format::header::{AREAS_AT, CORE_AT, PAGE0, SECTOR, STATES_AT};
 use crate::store::File;
 use crate::volume::error::{Error, Result};
-use crate::volume::file::header::{Arrived, LoadedHeader, area_bytes, load_with_key, read_page};
+use crate::volume::file::header::{Arrived, LoadedHeader, area_bytes, load_stored, read_page};
 use crate::volume::file::quietly;
 use crate::volume::file::shell::{Content, FileState};
 
@@ -46,7 +47,7 @@ impl FileState {
     /// Zeroes the area that `rewrap` superseded. False: nothing was done, since the re-wrapped header is not known to be
     /// durable, also where someone else changed the header since the sync.
     pub(crate) fn rewrap_finish(&self) -> Result<bool> {
-        if !self.lock_owed().is_durable() {
+        if !self.lock_owed().is_durable() && !broken(Rule::RewrapUnsynced) {
             return Ok(false);
         }
         let Some((header, _)) = self.stored_header()? else {
@@ -112,12 +113,10 @@ impl FileState {
     fn stored_header(&self) -> Result<Option<(Box<LoadedHeader>, Secret<32>)>> {
         let _shared = self.content_shared();
         let len = self.backing.stat()?.size;
-        Ok(
-            match load_with_key(&self.env, self.backing.as_ref(), len)? {
-                Arrived::Header(header, data_key) => Some((header, data_key)),
-                Arrived::Never | Arrived::Empty => None,
-            },
-        )
+        Ok(match load_stored(&self.env, self.backing.as_ref(), len)? {
+            Arrived::Header(header, data_key) => Some((header, data_key)),
+            Arrived::Never | Arrived::Empty => None,
+        })
     }
 
     /// Writes one key area, if `choose` still wants to when it sees page 0 with all writers of this file kept out.

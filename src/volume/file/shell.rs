@@ -11,6 +11,7 @@ use std::sync::{
 };
 use std::time::{Duration, Instant};
 
+use crate::broken::{Rule, broken};
 use crate::format::header::{MAX_TAGS, PAGE0};
 use crate::format::layout::{MAX_SIZE, PAGE};
 use crate::format::suite::Suite;
@@ -263,7 +264,7 @@ impl FileState {
 
     /// Makes everything written so far durable; `metadata`: owner, mode and times too.
     pub(crate) fn sync(&self, metadata: bool) -> Result<()> {
-        if self.env.read_only {
+        if self.env.read_only || broken(Rule::FsyncIgnored) {
             return Ok(());
         }
         let content = self.content_shared();
@@ -474,9 +475,10 @@ impl FileState {
     /// The names that a new header is bound to, and whether it must be left unbound because it has or may have others.
     fn names_for_header(&self) -> Result<(Vec<Place>, bool)> {
         let names = self.lock_names();
-        let links = self.backing.stat()?.nlink;
+        let stat = self.backing.stat()?;
         let mut places = names.for_header();
-        let unbound = links > places.len() as u64 || places.len() > MAX_TAGS;
+        let others = stat.nlink > places.len() as u64 || self.settler.moved_empty(stat.ino);
+        let unbound = others || places.len() > MAX_TAGS;
         places.truncate(MAX_TAGS);
         Ok((places, unbound))
     }

@@ -5,6 +5,7 @@ mod faults;
 mod key_loss;
 mod model;
 mod names;
+mod power;
 mod rekey_data;
 mod rules;
 

@@ -3,6 +3,7 @@
 //!
 //! Invariant: a slot that a current or a kept half names is not free, and a kept half's bytes do not change.
 
+use crate::broken::{Rule, broken};
 use crate::format::layout;
 use crate::format::record::{Half, Kind, RECORD_LEN, RECORDS_PER_SECTOR, Record};
 
@@ -79,7 +80,9 @@ impl Block {
     /// The block after a new version, which takes the half that is not kept and the next sequence; `half.sequence` is
     /// ignored.
     pub(super) fn successor(&self, half: Half) -> Self {
+        let in_place = broken(Rule::HalfInPlace);
         let kept = self.kept.or(match self.current {
+            Current::Half(_) if in_place => None,
             Current::Half(index) => Some(index),
             Current::Zero | Current::Damaged => None,
         });
@@ -195,7 +198,10 @@ impl Block {
             half.filter(|half| half.kind == Kind::Data)
                 .map_or(0, |half| bit(half.slot))
         };
-        slot(current) | slot(self.kept)
+        match broken(Rule::SlotReused) {
+            true => slot(current),
+            false => slot(current) | slot(self.kept),
+        }
     }
 
     fn half(&self, index: usize) -> Option<Half> {

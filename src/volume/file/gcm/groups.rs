@@ -3,6 +3,7 @@
 //! Invariant: in a file in doubt, a version that an unclean end may have left without its data is opened before it counts;
 //! in any other, the newer half counts and nothing else.
 
+use crate::broken::{Rule, broken};
 use crate::crypto::random_bytes;
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{
@@ -196,7 +197,7 @@ impl Reading<'_> {
         let torn = record.encode() != *bytes;
         let block = layout::first_block(self.number) + index as u64;
         let grown = (self.doubt.between.0..self.doubt.between.1).contains(&block);
-        let may_be_zero = grown && self.doubt.lenient || self.sparse;
+        let may_be_zero = grown && self.doubt.lenient && !broken(Rule::NoZeros) || self.sparse;
         let both = record.halves.iter().flatten().count() == 2;
         if zero_sector && self.sparse {
             return Ok((Block::ZERO, false));
@@ -206,7 +207,12 @@ impl Reading<'_> {
             {
                 return Ok((Block::found(record.halves, Current::Half(newest)), torn));
             }
-            for half in [newest, 1 - newest] {
+            let older = if broken(Rule::NoOlderHalf) {
+                newest
+            } else {
+                1 - newest
+            };
+            for half in [newest, older] {
                 if self.opens(block, record, half)? {
                     let found = Block::found(record.halves, Current::Half(half));
                     return Ok((

@@ -3,6 +3,7 @@
 //! Invariant: only blocks whose current version is durable are overwritten; until the data is written, memory has the
 //! version before; readers are kept out while the data is written.
 
+use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::Kind;
 use crate::volume::error::{Error, Result};
@@ -44,9 +45,12 @@ impl GcmBody {
             )));
         }
         self.write_runs(job.number, &fresh, sealed)?;
-        let announced = self
-            .announce(turn, job, &over, &fresh)
-            .and_then(|()| self.sync_only(turn));
+        let announced = self.announce(turn, job, &over, &fresh).and_then(|()| {
+            match broken(Rule::InPlaceUnsynced) {
+                true => Ok(()),
+                false => self.sync_only(turn),
+            }
+        });
         if let Err(error) = announced {
             self.put_back(turn, job, &over, &fresh);
             return Err(error);

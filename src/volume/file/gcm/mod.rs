@@ -33,6 +33,7 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::broken::{Rule, broken};
 use crate::crypto::{GcmSiv, Secret};
 use crate::format::header::ContentCipher;
 use crate::format::ids::FileId;
@@ -140,7 +141,7 @@ impl GcmBody {
             return Err(Error::errno(libc::EROFS));
         }
         let turn = self.wait_turn();
-        if self.memory().ledger.to_mend {
+        if self.memory().ledger.to_mend && !broken(Rule::NotMended) {
             quietly(self.backing.as_ref(), || self.mend(&turn))?;
         }
         if self.memory().ledger.to_cut {

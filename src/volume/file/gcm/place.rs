@@ -6,6 +6,7 @@
 
 use std::io::IoSlice;
 
+use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Kind, RECORD_LEN};
 use crate::volume::error::{Error, Result};
@@ -28,7 +29,8 @@ impl GcmBody {
         let mut pieces = self.seal_pieces(&job, kinds, text);
         let banned = pieces
             .iter()
-            .any(|piece| job.group.block(piece.index).in_place);
+            .any(|piece| job.group.block(piece.index).in_place)
+            && !broken(Rule::InPlaceTwice);
         if banned {
             self.settle_job(turn, &mut job)?;
         }

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Kind, RECORD_LEN};
 use crate::volume::error::{Error, Result};
@@ -135,9 +136,11 @@ impl GcmBody {
 
     /// Makes the file on the store end where its state says.
     pub(super) fn finish_cut(&self, turn: &Turn<'_>) -> Result<()> {
-        self.barrier(turn)?;
+        if !broken(Rule::ShrinkUnsynced) {
+            self.barrier(turn)?;
+        }
         self.forget_past_end();
-        if self.tidy_end(turn)? {
+        if !broken(Rule::NotMoved) && self.tidy_end(turn)? && !broken(Rule::MoveUnsynced) {
             self.barrier(turn)?;
         }
         self.memory().ledger.stale = true;
@@ -196,6 +199,9 @@ impl GcmBody {
 
     /// Zeroes what records stand past the end in the last group.
     pub(super) fn zero_records_past_end(&self, _turn: &Turn<'_>) -> Result<()> {
+        if broken(Rule::RecordsKept) {
+            return Ok(());
+        }
         let blocks = self.blocks();
         let number = layout::group_of(blocks - 1);
         let mut bytes = [0; layout::BLOCKS as usize * RECORD_LEN];

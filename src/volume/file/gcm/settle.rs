@@ -3,6 +3,7 @@
 //!
 //! Invariant: a step is taken only while nothing changed since the sync before it.
 
+use crate::broken::{Rule, broken};
 use crate::format::header::STATES_AT;
 use crate::format::layout;
 use crate::format::state::{STATE_LEN, State};
@@ -71,7 +72,8 @@ impl GcmBody {
 
     fn is_unchanged(&self, mark: Mark) -> bool {
         let ledger = &self.memory().ledger;
-        ledger.changes == mark.0 && ledger.synced == mark.0 && !ledger.failed
+        broken(Rule::MarkIgnored)
+            || ledger.changes == mark.0 && ledger.synced == mark.0 && !ledger.failed
     }
 
     /// What is left to mend of a file in doubt, up to a number of groups.

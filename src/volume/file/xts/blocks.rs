@@ -1,11 +1,12 @@
-//! Pages of an XTS file: reading, writing and zeroing ranges of blocks. An all-zero page is a hole and reads as zeros.
+//! Pages of an XTS file: reading, writing and zeroing ranges of blocks. An all-zero page is a hole, and an all-zero sector
+//! (one that the first write into a hole did not bring to the medium before a power cut) reads as zeros, too.
 //! Invariant: a page is encrypted whole and written whole; the last block is zero past the end.
 
 use std::cell::RefCell;
 use std::io::IoSlice;
 use std::ops::Range;
 
-use crate::format::header::PAGE0;
+use crate::format::header::{PAGE0, SECTOR};
 use crate::format::layout::PAGE;
 use crate::store::Allocate;
 use crate::volume::error::{Error, Result};
@@ -36,6 +37,12 @@ fn blocks_in(size: u64) -> u64 {
 
 fn is_hole(page: &[u8]) -> bool {
     page.first().is_none_or(|byte| *byte == 0) && page.iter().fold(0, |all, byte| all | byte) == 0
+}
+
+fn sector_of(pages: &mut [u8], number: usize) -> &mut [u8] {
+    pages
+        .get_mut(number * SECTOR..(number + 1) * SECTOR)
+        .unwrap_or_default()
 }
 
 impl XtsBody {
@@ -180,7 +187,7 @@ impl XtsBody {
         Ok(())
     }
 
-    /// Decrypts pages in place, runs of them at once; holes stay zero.
+    /// Decrypts pages in place, runs of them at once; holes and zero sectors stay zero.
     fn open(&self, first: u64, mut pages: &mut [u8]) {
         let mut block = first;
         while !pages.is_empty() {
@@ -192,7 +199,13 @@ impl XtsBody {
                 .max(1);
             let (now, after) = std::mem::take(&mut pages).split_at_mut(run * BLOCK);
             if !hole {
+                let torn: Vec<usize> = (0..now.len() / SECTOR)
+                    .filter(|sector| is_hole(sector_of(now, *sector)))
+                    .collect();
                 self.cipher.decrypt(block, now);
+                for sector in torn {
+                    sector_of(now, sector).fill(0);
+                }
             }
             block += run as u64;
             pages = after;

@@ -1,9 +1,6 @@
 //! An enemy at the store: whatever changes, a read is an error or the bytes that were written, never others.
 
-use std::sync::Arc;
-
-use super::tape::TapeFile;
-use super::{Rng, gcm, mount, open};
+use super::{Rng, bytes_of, gcm, holding, mount, open};
 use crate::volume::error::{Error, Result};
 use crate::volume::fixture::Fixture;
 
@@ -18,7 +15,7 @@ struct Victim {
 /// A settled file of two groups, its last block not full, some blocks written twice.
 fn victim(seed: u64) -> Victim {
     let fixture = gcm();
-    let disk = Arc::new(TapeFile::default());
+    let disk = holding(b"");
     let mounted = mount(&fixture, 1, &[]);
     let file = open(&mounted, disk.clone());
     let mut rng = Rng(seed);
@@ -32,7 +29,7 @@ fn victim(seed: u64) -> Victim {
     mounted.settler.settle_all().unwrap();
     Victim {
         fixture,
-        bytes: disk.bytes(),
+        bytes: bytes_of(&*disk),
         plain,
     }
 }
@@ -40,7 +37,7 @@ fn victim(seed: u64) -> Victim {
 impl Victim {
     fn read(&self, bytes: Vec<u8>, listed: &[u64]) -> Result<Vec<u8>> {
         let mounted = mount(&self.fixture, 9, listed);
-        let file = open(&mounted, Arc::new(TapeFile::holding(bytes)));
+        let file = open(&mounted, holding(&bytes));
         let mut out = vec![0; file.size()? as usize];
         file.read(0, &mut out)?;
         Ok(out)
@@ -131,7 +128,7 @@ fn finds_out_swapped_zeroed_and_cut_pages() {
 #[test]
 fn finds_out_a_file_in_the_place_of_another() {
     let fixture = gcm();
-    let disk = Arc::new(TapeFile::default());
+    let disk = holding(b"");
     let mounted = mount(&fixture, 1, &[]);
     open(&mounted, disk.clone()).write(0, b"mine").unwrap();
     mounted.settler.settle_all().unwrap();
@@ -139,14 +136,14 @@ fn finds_out_a_file_in_the_place_of_another() {
     let other = crate::volume::file::FileState::new(
         &again.env,
         &again.settler,
-        Arc::new(TapeFile::holding(disk.bytes())),
+        holding(&bytes_of(&*disk)),
         true,
         crate::volume::fixture::place("g"),
         again.env.root.clone(),
     );
     let error = other.load(&crate::volume::fixture::place("g"));
     assert!(matches!(error, Err(Error::Damaged(_))), "{error:?}");
-    open(&again, Arc::new(TapeFile::holding(disk.bytes())))
+    open(&again, holding(&bytes_of(&*disk)))
         .load(&crate::volume::fixture::place("f"))
         .unwrap();
 }

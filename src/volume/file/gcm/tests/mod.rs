@@ -1,16 +1,14 @@
-//! Files under GCM-SIV: power cuts and kills at every step, damage in every region, counts of calls.
+//! Files under GCM-SIV: damage in every region, counts of calls, stores that fail. Power cuts: `volume::tests::power`.
 
 mod calls;
-mod crash;
 mod damage;
 mod faults;
 mod shrink;
-mod tape;
 
 use std::sync::Arc;
 
 use crate::format::suite::Suite;
-use crate::store::{File, MemoryStore, Traits};
+use crate::store::{File, MemoryStore, Store, Traits};
 use crate::volume::file::FileState;
 use crate::volume::fixture::{Fixture, Mounted, place};
 
@@ -58,6 +56,19 @@ fn open(mounted: &Mounted, backing: Arc<dyn File>) -> Arc<FileState> {
         place("f"),
         mounted.env.root.clone(),
     )
+}
+
+/// A file in memory that holds this.
+fn holding(bytes: &[u8]) -> Arc<dyn File> {
+    let file = MemoryStore::new().root().create(b"f", 0o600).unwrap();
+    file.write_at(bytes, 0).unwrap();
+    file
+}
+
+fn bytes_of(file: &dyn File) -> Vec<u8> {
+    let mut bytes = vec![0; file.stat().unwrap().size as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
 }
 
 fn gcm() -> Fixture {
