@@ -269,7 +269,7 @@ fn pick(
         sector.copy_from_slice(&of(&states[n]));
         // FORMAT.md gives no word for a header that was never synced and tears within a sector ("A header that never
         // arrived"): EIO.
-        let unsynced = number == 0 && states[0].0.is_none();
+        let unsynced = number == 0 && !states[0].0.as_deref().is_some_and(is_header);
         let first_header = unsynced && sector.iter().all(|byte| *byte == 0);
         if let Some(next) = later(states, n, rng)
             && !first_header
@@ -280,6 +280,17 @@ fn pick(
         }
     }
     Some(Arc::new(page)).filter(|page| states[0].0.is_some() || page.iter().any(|byte| *byte != 0))
+}
+
+/// Whether a page holds all that a header must have; a sync that failed may have brought a part of it.
+fn is_header(page: &Page) -> bool {
+    let there = |index: usize| {
+        let mut sectors = page.chunks_exact(SECTOR);
+        sectors
+            .nth(index)
+            .is_some_and(|sector| sector.iter().any(|byte| *byte != 0))
+    };
+    there(0) && (there(1) || there(2)) && there(3)
 }
 
 /// A state after this one, which may have been copied while this one was on its way: never the first one, which is on the
