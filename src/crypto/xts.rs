@@ -67,27 +67,29 @@ impl Xts {
             pages.len().is_multiple_of(UNIT),
             "XTS works on whole units of 4096 bytes"
         );
-        let mut unit = first_block;
-        for batch in pages.chunks_mut(BATCH * UNIT) {
-            let tweaks = self.tweaks(unit);
-            let (blocks, _) = Array::slice_as_chunks_mut(batch);
-            xor(blocks, &tweaks);
-            leaving_no_trace(|| cipher(blocks));
-            xor(blocks, &tweaks);
-            unit = unit.wrapping_add(BATCH as u64);
-        }
+        let mut tweaks = [0; BATCH * BLOCKS]; // out here: below it would put the round keys beyond what is wiped
+        leaving_no_trace(|| {
+            let mut unit = first_block;
+            for batch in pages.chunks_mut(BATCH * UNIT) {
+                self.fill_tweaks(unit, &mut tweaks);
+                let (blocks, _) = Array::slice_as_chunks_mut(batch);
+                xor(blocks, &tweaks);
+                cipher(blocks);
+                xor(blocks, &tweaks);
+                unit = unit.wrapping_add(BATCH as u64);
+            }
+        });
     }
 
     /// The tweaks of all AES blocks in BATCH units from `unit`: E(unit), then doubled in GF(2^128) from block to block.
-    fn tweaks(&self, unit: u64) -> [u128; BATCH * BLOCKS] {
+    fn fill_tweaks(&self, unit: u64, tweaks: &mut [u128; BATCH * BLOCKS]) {
         let mut first = [Block::default(); BATCH];
         for (index, tweak) in first.iter_mut().enumerate() {
             *tweak = u128::from(unit.wrapping_add(index as u64))
                 .to_le_bytes()
                 .into();
         }
-        leaving_no_trace(|| self.0.tweak.encrypt_blocks(&mut first));
-        let mut tweaks = [0; BATCH * BLOCKS];
+        self.0.tweak.encrypt_blocks(&mut first);
         for (unit_tweaks, first) in tweaks.chunks_mut(BLOCKS).zip(first) {
             let mut tweak = u128::from_le_bytes(first.into());
             for slot in unit_tweaks {
@@ -95,7 +97,6 @@ impl Xts {
                 tweak = (tweak << 1) ^ (0x87 & (tweak >> 127).wrapping_neg());
             }
         }
-        tweaks
     }
 }
 
