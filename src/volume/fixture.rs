@@ -66,8 +66,8 @@ pub(crate) fn options(state: Option<Arc<dyn Dir>>) -> OpenOptions {
 }
 
 /// The contents of a file.
-pub(crate) fn read(volume: &Volume, parent: &Arc<Node>, name: &str) -> Result<Vec<u8>> {
-    let (node, attr) = volume.lookup(parent, name.as_bytes())?;
+pub(crate) fn read(volume: &Volume, parent: &Arc<Node>, name: impl AsRef<[u8]>) -> Result<Vec<u8>> {
+    let (node, attr) = volume.lookup(parent, name.as_ref())?;
     let file = volume.open(
         &node,
         OpenFlags {

@@ -173,10 +173,7 @@ fn assert_readable(volume: &Volume) {
         } else {
             dir.clone()
         };
-        assert!(
-            read(volume, &parent, &name(n)).unwrap() == content(n),
-            "{n}"
-        );
+        assert!(read(volume, &parent, name(n)).unwrap() == content(n), "{n}");
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn replace(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> io::Resu
 /// As `replace`, in the top directory of a volume and also where the store is full: a file kept in reserve gives its room.
 pub(crate) fn replace_always(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
     match replace(dir, name, bytes) {
-        Err(error) if is_full(&error) => from_reserve(dir, name, bytes).map_err(|_| error)?,
+        Err(error) if is_no_room(&error) => from_reserve(dir, name, bytes).map_err(|_| error)?,
         replaced => replaced?,
     }
     if let Err(error) = keep_reserve(dir, bytes.len()) {
@@ -59,7 +59,8 @@ pub(crate) fn replace_always(dir: &Arc<dyn Dir>, name: &[u8], bytes: &[u8]) -> i
     Ok(())
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether the store had no room: no sign of damage.
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 

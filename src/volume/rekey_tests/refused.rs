@@ -37,7 +37,7 @@ fn a_key_that_is_away_hides_its_files_and_keeps_its_place() {
             .find(|n| newest_area(&setup, *n).key_id == homes.first.key())
             .unwrap();
         let volume = setup.open(only(&homes.second)).unwrap();
-        let file = read(&volume, &volume.root(), &name(left_behind));
+        let file = read(&volume, &volume.root(), name(left_behind));
         match file {
             Err(Error::Key(KeyError::NotFound(said))) => {
                 assert_eq!(said, homes.first.key().to_string());
@@ -58,7 +58,7 @@ fn a_key_that_is_away_hides_its_files_and_keeps_its_place() {
         // A home that is away for the moment is asked again when a file needs it.
         homes.first.away.store(true, SeqCst);
         let volume = setup.open(homes.all()).unwrap();
-        let away = read(&volume, &volume.root(), &name(left_behind));
+        let away = read(&volume, &volume.root(), name(left_behind));
         assert!(
             matches!(away, Err(Error::Key(KeyError::Unavailable(_)))),
             "{away:?}"
@@ -122,7 +122,7 @@ fn a_header_that_names_what_the_volume_does_not_allow_asks_no_provider() {
         let volume = hostile.open(homes.all()).unwrap();
         let calls = || homes.first.calls() + homes.second.calls() + homes.card.calls();
         let before = calls();
-        let read = read(&volume, &volume.root(), &name(moved));
+        let read = read(&volume, &volume.root(), name(moved));
         match read {
             Err(Error::Damaged(said)) => assert!(said.contains("does not allow"), "{n}: {said}"),
             other => panic!("{n}: {other:?}"),

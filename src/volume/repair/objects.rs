@@ -13,6 +13,15 @@ use crate::volume::file::repair::{drop_other_halves, set_length};
 use crate::volume::repair::keep::LostAndFound;
 use crate::volume::repair::{Running, has};
 
+/// An object, and what was found of it.
+struct Damaged<'a> {
+    path: &'a str,
+    at: &'a Locus,
+    findings: &'a [&'a Finding],
+    dir: &'a Arc<dyn Dir>,
+    stat: &'a Stat,
+}
+
 impl Running<'_> {
     /// Does what can be done about the findings of one object.
     pub(super) fn object(&mut self, path: &str, at: &Locus, findings: &[&Finding]) -> Result<()> {
@@ -48,7 +57,13 @@ impl Running<'_> {
         }
         match stat.kind {
             Kind::Dir => self.directory(path, at, findings),
-            Kind::File => self.file(path, at, findings, &dir, &stat),
+            Kind::File => self.file(&Damaged {
+                path,
+                at,
+                findings,
+                dir: &dir,
+                stat: &stat,
+            }),
             _ if has(findings, Part::Symlink) || has(findings, Part::Name) => {
                 self.hide(path, &dir, &at.entry, findings)
             }
@@ -65,14 +80,14 @@ impl Running<'_> {
         Ok(dir)
     }
 
-    fn file(
-        &mut self,
-        path: &str,
-        at: &Locus,
-        findings: &[&Finding],
-        dir: &Arc<dyn Dir>,
-        stat: &Stat,
-    ) -> Result<()> {
+    fn file(&mut self, damaged: &Damaged<'_>) -> Result<()> {
+        let &Damaged {
+            path,
+            at,
+            findings,
+            dir,
+            stat,
+        } = damaged;
         let lost = [
             Part::Header,
             Part::Record,
@@ -83,7 +98,7 @@ impl Running<'_> {
         let in_place = [Part::KeyArea, Part::State, Part::Length];
         let env = &self.volume.env;
         if lost.into_iter().any(|part| has(findings, part)) {
-            return self.salvage(path, at, findings, dir, stat);
+            return self.salvage(damaged);
         }
         if !findings
             .iter()
@@ -95,7 +110,7 @@ impl Running<'_> {
             let backing = dir.open(&at.entry, Access::ReadWrite)?;
             let seen = examine(env, Arc::clone(&backing), stat.size, None);
             if !matches!(seen.holds, Holds::Gcm(_)) {
-                return self.salvage(path, at, findings, dir, stat);
+                return self.salvage(damaged);
             }
             let kept = set_length(env, backing.as_ref(), dir.as_ref())?;
             let what = match kept {
@@ -122,14 +137,14 @@ impl Running<'_> {
     }
 
     /// Moves a file that cannot stay as it is: its sound blocks to a new file, itself to a hidden name.
-    fn salvage(
-        &mut self,
-        path: &str,
-        at: &Locus,
-        findings: &[&Finding],
-        dir: &Arc<dyn Dir>,
-        stat: &Stat,
-    ) -> Result<()> {
+    fn salvage(&mut self, damaged: &Damaged<'_>) -> Result<()> {
+        let &Damaged {
+            path,
+            at,
+            findings,
+            dir,
+            stat,
+        } = damaged;
         let volume = self.volume;
         let backing = dir.open(&at.entry, Access::Read)?;
         let seen = examine(&volume.env, backing, stat.size, None);

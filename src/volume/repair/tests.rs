@@ -7,32 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::format::dir_file::place_tag;
-use crate::format::ids::KeyId;
 use crate::format::layout;
 use crate::format::names::root_dir_id;
 use crate::format::record::Record;
 use crate::format::suite::Suite;
 use crate::keys::{KeyProvider, Providers};
-use crate::store::{Call, FailingStore, Host, MemoryStore, RenameMode, Store};
+use crate::store::{Call, FailingStore, MemoryStore, RenameMode, Store};
 use crate::volume::dir_id::{random_id, write_dir_file};
-use crate::volume::fixture::TestKeys;
+use crate::volume::fixture::{self, READ_WRITE, TestKeys, USER};
+use crate::volume::test_keys::KEY;
 use crate::volume::{
-    CHECK_EVERY, Caller, CheckOptions, CreateOptions, InPlace, KeyLoss, OpenFlags, OpenOptions,
-    Repair, Result, Volume, check, create, open, restore,
+    CheckOptions, CreateOptions, OpenOptions, Repair, Result, Volume, check, create, open, restore,
 };
 
-const KEY: KeyId = KeyId([7; 16]);
-const USER: Caller = Caller {
-    uid: 0,
-    gid: 0,
-    umask: 0o022,
-};
-const READ_WRITE: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    append: false,
-    truncate: false,
-};
 const CHANGES: [Call; 19] = [
     Call::Write,
     Call::SetLen,
@@ -68,21 +55,20 @@ impl Random {
 
 fn options() -> OpenOptions {
     OpenOptions {
-        read_only: false,
-        in_place: InPlace::Auto,
-        host: Host {
-            name: "here".into(),
-            boot_id: "boot".into(),
-            pid: 2,
-            since: 1_700_000_000,
-        },
-        state: None,
-        expect: None,
         take_over: true,
-        modules: Default::default(),
-        on_key_loss: KeyLoss::Keep,
-        key_check: CHECK_EVERY,
+        ..fixture::options(None)
     }
+}
+
+/// A fresh volume.
+fn make(store: &Arc<dyn Store>, keys: &TestKeys, suite: Suite, sparse: bool) {
+    let made = CreateOptions {
+        suite,
+        bind_names: true,
+        sparse,
+        envelope: None,
+    };
+    create(store, keys, &KEY, &made, &options().host).unwrap();
 }
 
 fn providers(keys: &Arc<TestKeys>) -> Providers {
@@ -185,18 +171,7 @@ fn fsync(volume: &Volume, name: &[u8]) -> Result<()> {
 }
 
 fn read(volume: &Volume, name: &[u8]) -> Result<Vec<u8>> {
-    let (node, attr) = volume.lookup(&volume.root(), name)?;
-    let file = volume.open(
-        &node,
-        OpenFlags {
-            write: false,
-            ..READ_WRITE
-        },
-    )?;
-    let mut bytes = vec![0; attr.size as usize];
-    let length = volume.read(&file, 0, &mut bytes)?;
-    bytes.truncate(length);
-    Ok(bytes)
+    fixture::read(volume, &volume.root(), name)
 }
 
 fn repair(store: Arc<dyn Store>, keys: &Arc<TestKeys>) -> Result<Repair> {
@@ -214,13 +189,7 @@ fn killed_and_repaired(suite: Suite, seed: u64) {
     let memory = Arc::new(MemoryStore::new());
     let shared: Arc<dyn Store> = memory.clone();
     let keys = Arc::new(TestKeys::with_one_version());
-    let made = CreateOptions {
-        suite,
-        bind_names: true,
-        sparse: true,
-        envelope: None,
-    };
-    create(&shared, &*keys, &KEY, &made, &options().host).unwrap();
+    make(&shared, &keys, suite, true);
     let failing = Arc::new(FailingStore::new(shared));
     let volume = open(failing.clone(), providers(&keys), &options()).unwrap();
     let mut expected = Expected::default();
@@ -283,13 +252,7 @@ fn the_older_state_of_a_file_in_doubt_outlives_a_torn_key_area() {
     let memory = Arc::new(MemoryStore::new());
     let shared: Arc<dyn Store> = memory.clone();
     let keys = Arc::new(TestKeys::with_one_version());
-    let made = CreateOptions {
-        suite: Suite::Gcm,
-        bind_names: true,
-        sparse: false,
-        envelope: None,
-    };
-    create(&shared, &*keys, &KEY, &made, &options().host).unwrap();
+    make(&shared, &keys, Suite::Gcm, false);
     let volume = open(shared, providers(&keys), &options()).unwrap();
     let root = volume.root();
     let (_, _, file) = volume
@@ -332,13 +295,7 @@ fn the_older_state_of_a_file_in_doubt_outlives_a_torn_key_area() {
 fn an_id_that_a_directory_got_in_anothers_place_gives_way_to_its_own() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let keys = Arc::new(TestKeys::with_one_version());
-    let made = CreateOptions {
-        suite: Suite::Gcm,
-        bind_names: true,
-        sparse: false,
-        envelope: None,
-    };
-    create(&store, &*keys, &KEY, &made, &options().host).unwrap();
+    make(&store, &keys, Suite::Gcm, false);
     let volume = open(store.clone(), providers(&keys), &options()).unwrap();
     let root = volume.root();
     let (dir, _) = volume.make_dir(&root, b"dir", 0o700, &USER).unwrap();

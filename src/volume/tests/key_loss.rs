@@ -11,12 +11,10 @@ use crate::format::suite::{Envelope, Suite};
 use crate::keys::software::{Argon2Cost, NewSlot, Place};
 use crate::keys::{KeyDescription, KeyError, KeyProvider, KeyState, Keystore, Unlock, Wrapped};
 use crate::store::{MemoryStore, Store};
-use crate::volume::fixture::{TestKeys, host, options};
+use crate::volume::fixture::{self, TestKeys, host, options};
 use crate::volume::key_loss::Verdict;
 use crate::volume::key_watch::KeyWatch;
-use crate::volume::{
-    CHECK_EVERY, CreateOptions, KeyLoss, OpenFlags, SetAttr, Volume, create, open,
-};
+use crate::volume::{CHECK_EVERY, CreateOptions, KeyLoss, SetAttr, Volume, create, open};
 
 const KEY: KeyId = KeyId([7; 16]);
 const SOON: Duration = Duration::from_millis(10);
@@ -155,20 +153,7 @@ fn put(volume: &Volume, name: &[u8], data: &[u8]) -> crate::volume::OpenFile {
 }
 
 fn read(volume: &Volume, name: &[u8]) -> Result<Vec<u8>, i32> {
-    let read = || {
-        let (node, attr) = volume.lookup(&volume.root(), name)?;
-        let file = volume.open(
-            &node,
-            OpenFlags {
-                write: false,
-                ..READ_WRITE
-            },
-        )?;
-        let mut data = vec![0; attr.size as usize];
-        volume.read(&file, 0, &mut data)?;
-        crate::volume::Result::Ok(data)
-    };
-    read().map_err(|error| error.code())
+    fixture::read(volume, &volume.root(), name).map_err(|error| error.code())
 }
 
 const ALL: [(Suite, Envelope); 4] = [

@@ -10,6 +10,7 @@ use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Kind, RECORD_LEN};
 use crate::volume::error::{Error, Result};
+use crate::volume::replace::is_no_room;
 
 use super::block::{Block, bit};
 use super::choose::{Job, Piece, runs};
@@ -96,7 +97,9 @@ impl GcmBody {
             return self.write_new_group(job, pieces, sealed.get(..len).unwrap_or_default());
         }
         match self.write_runs(job.number, pieces, sealed) {
-            Err(error) if is_full(&error) => self.place_scarce(turn, job, pieces, sealed, error),
+            Err(Error::Store(error)) if is_no_room(&error) => {
+                self.place_scarce(turn, job, pieces, sealed, error.into())
+            }
             written => written.and_then(|()| self.write_records(turn, job, pieces)),
         }
     }
@@ -158,14 +161,8 @@ impl GcmBody {
         sealed: &[u8],
         full: Error,
     ) -> Result<()> {
-        if self.write_where_room_is(job, pieces, sealed)? {
+        if self.write_where_room_comes(turn, job, pieces, sealed)? {
             return self.write_records(turn, job, pieces);
-        }
-        if job.group.is_unsynced() {
-            self.settle_job(turn, job)?;
-            if self.write_where_room_is(job, pieces, sealed)? {
-                return self.write_records(turn, job, pieces);
-            }
         }
         let all_have_slots = pieces
             .iter()
@@ -188,18 +185,30 @@ impl GcmBody {
         full: Error,
     ) -> Result<()> {
         for piece in pieces.chunks_mut(1) {
-            if !self.write_where_room_is(job, piece, sealed)? {
-                if !job.group.is_unsynced() {
-                    return Err(full);
-                }
-                self.settle_job(turn, job)?;
-                if !self.write_where_room_is(job, piece, sealed)? {
-                    return Err(full);
-                }
+            if !self.write_where_room_comes(turn, job, piece, sealed)? {
+                return Err(full);
             }
             self.write_records(turn, job, piece)?;
         }
         Ok(())
+    }
+
+    /// Writes into slots that the store has room for, or has after a sync freed some; false where there are too few.
+    fn write_where_room_comes(
+        &self,
+        turn: &Turn<'_>,
+        job: &mut Job,
+        pieces: &mut [Piece],
+        sealed: &[u8],
+    ) -> Result<bool> {
+        if self.write_where_room_is(job, pieces, sealed)? {
+            return Ok(true);
+        }
+        if !job.group.is_unsynced() {
+            return Ok(false);
+        }
+        self.settle_job(turn, job)?;
+        self.write_where_room_is(job, pieces, sealed)
     }
 
     /// Tries every free slot for each piece; false where the store has room for too few.
@@ -216,7 +225,7 @@ impl GcmBody {
             for slot in (0..job.slots(piece.index)).filter(|slot| used & bit(*slot) == 0) {
                 match self.put(bytes, layout::slot_offset(job.number, slot)) {
                     Ok(()) => found = Some(slot),
-                    Err(error) if is_full(&error) => continue,
+                    Err(Error::Store(error)) if is_no_room(&error) => continue,
                     Err(error) => return Err(error),
                 }
                 break;
@@ -270,9 +279,4 @@ fn whole_group(job: &Job, pieces: &[Piece]) -> Option<usize> {
                 .is_some_and(|piece| piece.half.slot == 0 && piece.at == 0)
     });
     (job.number > 0 && job.old_len == 0 && in_order).then_some(data * PAGE as usize)
-}
-
-/// Whether the store had no room: no sign of damage, and nothing is latched.
-fn is_full(error: &Error) -> bool {
-    matches!(error.code(), libc::ENOSPC | libc::EDQUOT)
 }

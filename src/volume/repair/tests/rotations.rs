@@ -10,13 +10,7 @@ const FILES: u8 = 4;
 fn volume_with_files(keys: &Arc<TestKeys>) -> Arc<MemoryStore> {
     let memory = Arc::new(MemoryStore::new());
     let store: Arc<dyn Store> = memory.clone();
-    let made = CreateOptions {
-        suite: Suite::Gcm,
-        bind_names: true,
-        sparse: true,
-        envelope: None,
-    };
-    create(&store, &**keys, &KEY, &made, &options().host).unwrap();
+    make(&store, keys, Suite::Gcm, true);
     let volume = open(store, providers(keys), &options()).unwrap();
     let root = volume.root();
     let (dir, _) = volume.make_dir(&root, b"dir", 0o700, &USER).unwrap();
