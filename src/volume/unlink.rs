@@ -162,7 +162,7 @@ impl Hidden<'_> {
             .iter()
             .filter(|entry| entry.kind == Some(Kind::Dir))
         {
-            remove_hidden(&self.child, &entry.name)?;
+            remove_hidden(&self.child, &entry.name, NESTED_MAX)?;
         }
         self.ours.ours.retain(|entry| entry.kind != Some(Kind::Dir));
         Ok(())
@@ -192,15 +192,20 @@ impl Hidden<'_> {
     }
 }
 
-/// Removes a hidden directory that holds nothing but our own files; ENOTEMPTY if it holds anything else.
-fn remove_hidden(parent: &Arc<dyn Dir>, name: &[u8]) -> Result<()> {
+/// Hidden directories within each other that a removal goes down: a crash leaves one, an enemy at the store any number.
+const NESTED_MAX: usize = 16;
+
+/// Removes a hidden directory that holds nothing but our own files; ENOTEMPTY if it holds anything else, or more of its kind
+/// within each other than `levels`.
+fn remove_hidden(parent: &Arc<dyn Dir>, name: &[u8], levels: usize) -> Result<()> {
+    let below = levels.checked_sub(1).ok_or(Error::errno(libc::ENOTEMPTY))?;
     let child = with_owner_bits(parent, name, 0o700, || parent.open_dir(name))?;
     let (dirs, files): (Vec<_>, Vec<_>) = only_ours(&child)?
         .ours
         .into_iter()
         .partition(|entry| entry.kind == Some(Kind::Dir));
     for dir in dirs {
-        remove_hidden(&child, &dir.name)?;
+        remove_hidden(&child, &dir.name, below)?;
     }
     with_owner_bits(parent, name, 0o700, || {
         files.iter().try_for_each(|file| child.remove(&file.name))
