@@ -83,6 +83,7 @@ fn kill_again_and_again(suite: &str, options: &str, keys: bool) {
             let refused = at_work.into_iter().any(|writer| writer.join().is_err());
             assert!(!refused, "a writer was refused; the daemon said: {said}");
         });
+        drop(daemon);
         daemon = Daemon::with(&sandbox, options);
         for writer in &mut writers {
             writer.verify(&sandbox.mnt(), &format!("{suite} {options}, kill {round}"));

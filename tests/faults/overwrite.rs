@@ -84,7 +84,7 @@ fn what_is_allocated_can_be_overwritten_on_a_full_disk() {
     for suite in SUITES {
         let backed = Backed::new(suite, 64, 4096);
         let sandbox = &backed.sandbox;
-        let daemon = Daemon::of(sandbox);
+        let mut daemon = Daemon::of(sandbox);
         let mut files = prepare(&sandbox.mnt());
         fs::create_dir(sandbox.mnt().join("more")).unwrap();
         fill(&sandbox.mnt(), 5);
@@ -95,6 +95,7 @@ fn what_is_allocated_can_be_overwritten_on_a_full_disk() {
         );
         assert!(same(&sandbox.mnt(), &files), "{suite}");
         daemon.kill();
+        drop(daemon);
         sandbox.mount();
         assert!(same(&sandbox.mnt(), &files), "{suite}, after a kill");
         sandbox.remount();
@@ -133,13 +134,14 @@ fn touch_each_group(files: &mut [(File, Vec<u8>)]) {
 fn without_atomic_pages_a_group_that_was_overwritten_before_can_be_on_a_full_disk() {
     let backed = Backed::new(SUITES[0], 64, 512);
     let sandbox = &backed.sandbox;
-    let daemon = Daemon::of(sandbox);
+    let mut daemon = Daemon::of(sandbox);
     let mut files = prepare(&sandbox.mnt());
     touch_each_group(&mut files);
     fill(&sandbox.mnt(), 5);
     assert_eq!(overwrite(&mut files, 9), [], "file, offset, length, errno");
     assert!(same(&sandbox.mnt(), &files));
     daemon.kill();
+    drop(daemon);
     sandbox.mount();
     assert!(same(&sandbox.mnt(), &files), "after a kill");
     sandbox.remount();

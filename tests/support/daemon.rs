@@ -69,8 +69,9 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Ends it at once, as `kill -9` does, and clears the dead mount away.
-    pub fn kill(mut self) {
+    /// Ends it at once, as `kill -9` does. The dead mount stays until this is dropped: whoever is at work in it meets that, not
+    /// the empty directory below.
+    pub fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ended");
     }
