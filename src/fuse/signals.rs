@@ -21,15 +21,16 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 static IN_USE: AtomicBool = AtomicBool::new(false);
 
 /// The handler, in place while this lives; at most one in a process.
-pub(super) struct EndingSignals {
+pub struct EndingSignals {
     wake: OwnedFd,
     ended: AtomicBool,
     before: Vec<(i32, libc::sigaction)>,
 }
 
 impl EndingSignals {
-    /// Puts the handler in place. `None` if another mount of this process has it.
-    pub(super) fn catch() -> io::Result<Option<Self>> {
+    /// Puts the handler in place. `None` if something else in this process (a mount) has it. Fails where the system has no
+    /// counter left.
+    pub fn catch() -> io::Result<Option<Self>> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC)?;
         if IN_USE.swap(true, Ordering::SeqCst) {
             return Ok(None);
@@ -49,8 +50,8 @@ impl EndingSignals {
         Ok(Some(signals))
     }
 
-    /// Waits; true: a signal came, false: `end` was called.
-    pub(super) fn wait(&self, seen: &mut usize) -> io::Result<bool> {
+    /// Waits; true: a signal came since `seen` (0 at first, then what the last call left there), false: `end` was called.
+    pub fn wait(&self, seen: &mut usize) -> io::Result<bool> {
         let mut count = [0; 8];
         loop {
             rustix::io::retry_on_intr(|| rustix::io::read(&self.wake, &mut count))?;
@@ -65,7 +66,7 @@ impl EndingSignals {
     }
 
     /// Ends the waiting.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         let _ = rustix::io::write(self.wake.as_fd(), &1_u64.to_ne_bytes());
     }
