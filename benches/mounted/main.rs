@@ -8,6 +8,8 @@
 
 #[path = "../../src/cli/bench/chart.rs"]
 mod chart;
+#[path = "../../src/cli/bench/figures.rs"]
+mod figures;
 mod filesystems;
 mod null;
 mod options;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use strongroom::fuse::EndingSignals;
+use strongroom::fuse::heeding_signals;
 
 /// Why a measurement has no result.
 pub type Result<T> = std::result::Result<T, String>;
@@ -17,33 +17,14 @@ static RUNNING: Mutex<Option<Pid>> = Mutex::new(None);
 
 /// Runs the bench; SIGINT, SIGTERM and SIGHUP end the program that is running and let it return in order.
 pub fn until_stopped<T>(bench: impl FnOnce() -> T) -> T {
-    let signals = EndingSignals::catch()
-        .expect("signals can be caught")
-        .expect("nothing else catches them");
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut seen = 0;
-            while let Ok(true) = signals.wait(&mut seen) {
-                STOPPED.store(true, Ordering::SeqCst);
-                eprintln!("\nmounted: stopping; what was mounted and made goes");
-                if let Some(running) = *running() {
-                    let _ = kill_process(running, Signal::TERM);
-                }
-            }
-        });
-        let ended = EndWhenDropped(&signals);
-        let result = bench();
-        drop(ended);
-        result
-    })
-}
-
-struct EndWhenDropped<'a>(&'a EndingSignals);
-
-impl Drop for EndWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.end();
-    }
+    let stop = || {
+        STOPPED.store(true, Ordering::SeqCst);
+        eprintln!("\nmounted: stopping; what was mounted and made goes");
+        if let Some(running) = *running() {
+            let _ = kill_process(running, Signal::TERM);
+        }
+    };
+    heeding_signals(stop, bench).expect("signals can be handled")
 }
 
 fn running() -> std::sync::MutexGuard<'static, Option<Pid>> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::chart::{self, Bar, Panel};
+use crate::figures::number;
 use crate::filesystems::Kind;
 use crate::process::{Result, finish};
 use crate::results::{Cell, Results};
@@ -59,7 +60,7 @@ impl Report<'_> {
             let cells = shown.iter().map(|kind| {
                 self.results
                     .cell(kind.name, work)
-                    .map_or_else(|| "–".to_owned(), shown_cell)
+                    .map_or_else(|| "–".to_owned(), |cell| cell.values.to_string())
             });
             row(&mut out, &format!("{}, {}", work.title, work.unit()), cells);
         }
@@ -170,36 +171,13 @@ fn row(out: &mut String, first: &str, cells: impl Iterator<Item = String>) {
 }
 
 fn bar(cell: &Cell) -> Option<Bar> {
-    let value = cell.median();
+    let value = cell.values.median();
     value.is_finite().then(|| Bar {
         name: cell.kind.title.to_owned(),
         value,
         shown: number(value),
         role: cell.kind.role,
     })
-}
-
-fn shown_cell(cell: &Cell) -> String {
-    match cell.values.len() {
-        1 => number(cell.median()),
-        _ => format!(
-            "{} ({}–{})",
-            number(cell.median()),
-            number(cell.least()),
-            number(cell.most())
-        ),
-    }
-}
-
-/// Three digits.
-fn number(value: f64) -> String {
-    if value >= 100.0 {
-        format!("{value:.0}")
-    } else if value >= 10.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.2}")
-    }
 }
 
 /// What the figures come from.

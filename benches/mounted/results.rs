@@ -1,17 +1,18 @@
 //! What was measured, and whether the goal is met.
 
 use crate::chart::Role;
+use crate::figures::Figures;
 use crate::filesystems::{DEFAULT, Kind, NULL, PLAIN};
 use crate::workloads::Workload;
 
 /// The goal's "within 20 % of the plain directory".
 const NEAR_PLAIN: f64 = 0.2;
 
-/// All values of a filesystem on a workload, one a round.
+/// A filesystem on a workload, one figure a round.
 pub struct Cell {
     pub kind: &'static Kind,
     pub work: &'static Workload,
-    pub values: Vec<f64>,
+    pub values: Figures,
 }
 
 #[derive(Default)]
@@ -23,11 +24,11 @@ impl Results {
     pub fn add(&mut self, kind: &'static Kind, work: &'static Workload, value: f64) {
         let is_it = |cell: &&mut Cell| cell.kind.name == kind.name && cell.work.name == work.name;
         match self.cells.iter_mut().find(is_it) {
-            Some(cell) => cell.values.push(value),
+            Some(cell) => cell.values.add(value),
             None => self.cells.push(Cell {
                 kind,
                 work,
-                values: vec![value],
+                values: Figures::of(value),
             }),
         }
     }
@@ -40,14 +41,15 @@ impl Results {
 
     /// The median, as something of which more is better.
     fn speed(&self, kind: &str, work: &Workload) -> Option<f64> {
-        self.cell(kind, work).map(|cell| speed(work, cell.median()))
+        self.cell(kind, work)
+            .map(|cell| speed(work, cell.values.median()))
     }
 
     fn best_peer(&self, work: &Workload) -> Option<(&'static str, f64)> {
         self.cells
             .iter()
             .filter(|cell| cell.kind.role == Role::Peer && cell.work.name == work.name)
-            .map(|cell| (cell.kind.title, speed(work, cell.median())))
+            .map(|cell| (cell.kind.title, speed(work, cell.values.median())))
             .max_by(|a, b| a.1.total_cmp(&b.1))
     }
 
@@ -86,27 +88,6 @@ impl Results {
 /// Its own inverse.
 fn speed(work: &Workload, value: f64) -> f64 {
     if work.is_rate() { value } else { 1.0 / value }
-}
-
-impl Cell {
-    pub fn median(&self) -> f64 {
-        let mut values = self.values.clone();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        if values.len().is_multiple_of(2) {
-            (values[middle - 1] + values[middle]) / 2.0
-        } else {
-            values[middle]
-        }
-    }
-
-    pub fn least(&self) -> f64 {
-        self.values.iter().copied().fold(f64::INFINITY, f64::min)
-    }
-
-    pub fn most(&self) -> f64 {
-        self.values.iter().copied().fold(0.0, f64::max)
-    }
 }
 
 /// Ratios of speeds: above 1 the default mode is faster.

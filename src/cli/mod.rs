@@ -3,6 +3,7 @@
 //! Invariant: no secret comes from or goes to an argument, the value of a variable, or a log line.
 
 mod args;
+mod bench;
 mod check;
 mod copy;
 mod daemon;
@@ -91,6 +92,7 @@ fn run(cli: &Cli) -> anyhow::Result<Code> {
                 output.json,
             )
         }
+        Command::Bench(args) => bench::bench(args),
         Command::Check(args) => return check::check(global, args),
         Command::Cat(inside) => inside::cat(global, inside),
         Command::Export { inside, target } => return export::export(global, inside, target),

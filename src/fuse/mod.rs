@@ -26,4 +26,4 @@ pub use mounted::vault_of;
 pub use mountpoint::{ServeError, suitable_mountpoint, unmount};
 pub use options::{MountOptions, OptionError};
 pub use session::serve;
-pub use signals::EndingSignals;
+pub use signals::heeding_signals;

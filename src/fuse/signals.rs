@@ -21,16 +21,15 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 static IN_USE: AtomicBool = AtomicBool::new(false);
 
 /// The handler, in place while this lives; at most one in a process.
-pub struct EndingSignals {
+pub(super) struct EndingSignals {
     wake: OwnedFd,
     ended: AtomicBool,
     before: Vec<(i32, libc::sigaction)>,
 }
 
 impl EndingSignals {
-    /// Puts the handler in place. `None` if something else in this process (a mount) has it. Fails where the system has no
-    /// counter left.
-    pub fn catch() -> io::Result<Option<Self>> {
+    /// Puts the handler in place. `None` if something else in this process has it.
+    pub(super) fn catch() -> io::Result<Option<Self>> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC)?;
         if IN_USE.swap(true, Ordering::SeqCst) {
             return Ok(None);
@@ -51,7 +50,7 @@ impl EndingSignals {
     }
 
     /// Waits; true: a signal came since `seen` (0 at first, then what the last call left there), false: `end` was called.
-    pub fn wait(&self, seen: &mut usize) -> io::Result<bool> {
+    pub(super) fn wait(&self, seen: &mut usize) -> io::Result<bool> {
         let mut count = [0; 8];
         loop {
             rustix::io::retry_on_intr(|| rustix::io::read(&self.wake, &mut count))?;
@@ -66,7 +65,7 @@ impl EndingSignals {
     }
 
     /// Ends the waiting.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         let _ = rustix::io::write(self.wake.as_fd(), &1_u64.to_ne_bytes());
     }
@@ -80,6 +79,32 @@ impl Drop for EndingSignals {
         }
         TOLD.store(-1, Ordering::SeqCst);
         IN_USE.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Runs `work`. SIGTERM, SIGINT and SIGHUP do not end the process meanwhile: `told` is called for them, in another thread.
+/// Fails, with nothing run, where this process serves a mount or heeds signals already, or the system refuses.
+pub fn heeding_signals<T>(told: impl Fn() + Send, work: impl FnOnce() -> T) -> io::Result<T> {
+    let signals = EndingSignals::catch()?
+        .ok_or_else(|| io::Error::other("this process handles signals already"))?;
+    let signals = &signals;
+    Ok(std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut seen = 0;
+            while let Ok(true) = signals.wait(&mut seen) {
+                told();
+            }
+        });
+        let _ended = EndWhenDropped(signals); // also when `work` panics
+        work()
+    }))
+}
+
+struct EndWhenDropped<'a>(&'a EndingSignals);
+
+impl Drop for EndWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -143,6 +168,21 @@ mod tests {
         signals.end();
         assert!(!signals.wait(&mut seen).unwrap());
         drop(signals);
+        let (sender, told) = std::sync::mpsc::channel();
+        heeding_signals(
+            move || sender.send(()).unwrap(),
+            || {
+                rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::INT,
+                )
+                .unwrap();
+                told.recv_timeout(std::time::Duration::from_secs(60))
+                    .unwrap();
+                assert!(heeding_signals(|| (), || ()).is_err());
+            },
+        )
+        .unwrap();
         assert!(EndingSignals::catch().unwrap().is_some());
     }
 }

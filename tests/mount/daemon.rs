@@ -1,14 +1,15 @@
 //! The daemon: how a mount begins, what it is mounted with, how it ends.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::Signal;
 
 use crate::errno;
 use crate::support::daemon::Daemon;
+use crate::support::user::OrdinaryUser;
 use crate::support::{SUITES, Sandbox, is_mounted};
 
 #[test]
@@ -269,56 +270,13 @@ fn mount_points_that_do_not_fit_are_refused() {
     }
 }
 
-/// Lets everybody open /dev/fuse, as udev's rule does, where no udev runs; as it was when dropped.
-struct DeviceForAll(u32);
-
-impl DeviceForAll {
-    const PATH: &str = "/dev/fuse";
-
-    fn new() -> Self {
-        let before = fs::metadata(Self::PATH)
-            .expect("/dev/fuse; modprobe fuse")
-            .permissions();
-        Self::set(0o666);
-        Self(before.mode())
-    }
-
-    fn set(mode: u32) {
-        fs::set_permissions(Self::PATH, Permissions::from_mode(mode)).unwrap();
-    }
-}
-
-impl Drop for DeviceForAll {
-    fn drop(&mut self) {
-        Self::set(self.0 & 0o7777);
-    }
-}
-
 #[test]
 fn an_ordinary_user_mounts_through_fusermount3() {
-    const USER: u32 = 65_534; // nobody: fusermount3 wants a user with a name
-    let _device = DeviceForAll::new();
     for suite in SUITES {
         let sandbox = Sandbox::new();
-        let program = sandbox.path("program");
-        fs::copy(env!("CARGO_BIN_EXE_strongroom"), &program).unwrap();
-        for path in [sandbox.path(""), sandbox.mnt()] {
-            chown(path, Some(USER), Some(USER)).unwrap();
-        }
+        let user = OrdinaryUser::of(&sandbox, &["mnt"]);
         let as_user = |args: &[&str]| {
-            let id = USER.to_string();
-            let mut command = Command::new("setpriv");
-            command
-                .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
-                .arg(&program)
-                .args(args);
-            command.current_dir(sandbox.path("")).stdin(Stdio::null());
-            for (name, value) in sandbox.command().get_envs() {
-                value.map(|value| command.env(name, value));
-            }
-            let output = command
-                .output()
-                .expect("setpriv; install util-linux (tests/all does)");
+            let output = user.strongroom(args).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(
                 output.status.success(),
@@ -328,19 +286,7 @@ fn an_ordinary_user_mounts_through_fusermount3() {
         as_user(&["init", "--cipher", suite, "vault"]);
         as_user(&["mount", "vault", "mnt"]);
         let script = "echo mine > mnt/file && mkdir mnt/dir && chmod 700 mnt/dir && cat mnt/file && ls -l mnt";
-        let mut shell = Command::new("setpriv");
-        let id = USER.to_string();
-        shell.args([
-            "--reuid",
-            &id,
-            "--regid",
-            &id,
-            "--clear-groups",
-            "sh",
-            "-c",
-            script,
-        ]);
-        let said = shell.current_dir(sandbox.path("")).output().unwrap();
+        let said = user.shell(script).output().unwrap();
         assert!(
             said.status.success(),
             "{}",

@@ -5,6 +5,7 @@
 pub mod daemon;
 pub mod image;
 pub mod tokens;
+pub mod user;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! The arguments, as clap reads them. Nothing here holds a secret: only where secrets lie.
 
+mod bench;
 mod check;
 mod keystore;
 mod token;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(in crate::cli) use bench::BenchArgs;
 pub(in crate::cli) use check::CheckArgs;
 pub(in crate::cli) use keystore::{Cost, KeyCommand, KeystoreCommand, NewSlotArgs};
 pub(in crate::cli) use token::{Destination, TokenArgs, Use};
@@ -87,6 +89,8 @@ pub(in crate::cli) enum Command {
     Rotate(RotateArgs),
     /// Verify every header, record, block and name of an unmounted volume; --repair brings back what can be
     Check(CheckArgs),
+    /// Measure ciphers and a temporary volume on this machine; leaves nothing behind
+    Bench(BenchArgs),
     /// Move a volume to another master key, or another envelope; data is not touched
     Rekey(RekeyArgs),
     /// Encrypt files again, under new data keys
@@ -137,6 +141,16 @@ pub(in crate::cli) enum Cipher {
     /// Keeps the length, notices no change, as disk encryption
     #[value(name = "aes-256-xts")]
     Xts,
+}
+
+impl Cipher {
+    /// As `--cipher` takes it.
+    pub(in crate::cli) fn name(self) -> &'static str {
+        match self {
+            Self::GcmSiv => "aes-256-gcm-siv",
+            Self::Xts => "aes-256-xts",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,0 +1,58 @@
+//! What was measured several times: the median, and how far the single figures lie apart.
+
+use std::fmt;
+
+/// At least one figure.
+#[derive(Debug, Clone)]
+pub struct Figures(Vec<f64>);
+
+impl Figures {
+    /// The first.
+    pub fn of(first: f64) -> Self {
+        Self(vec![first])
+    }
+
+    /// One more.
+    pub fn add(&mut self, figure: f64) {
+        let place = self.0.partition_point(|other| *other < figure);
+        self.0.insert(place, figure);
+    }
+
+    /// The one in the middle; between two, their mean.
+    pub fn median(&self) -> f64 {
+        let (low, high) = ((self.0.len() - 1) / 2, self.0.len() / 2);
+        let at = |place: usize| self.0.get(place).copied().unwrap_or(f64::NAN);
+        f64::midpoint(at(low), at(high))
+    }
+
+    /// The smallest.
+    pub fn least(&self) -> f64 {
+        self.0.first().copied().unwrap_or(f64::NAN)
+    }
+
+    /// The largest.
+    pub fn most(&self) -> f64 {
+        self.0.last().copied().unwrap_or(f64::NAN)
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&number(self.median()))?;
+        if self.0.len() > 1 {
+            write!(f, " ({}–{})", number(self.least()), number(self.most()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Three digits.
+pub fn number(value: f64) -> String {
+    let decimals = match value {
+        value if value >= 99.95 => 0,
+        value if value >= 9.995 => 1,
+        value if value >= 0.995 => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
+}
