@@ -1,0 +1,49 @@
+//! How long a call takes. For calls that compute: the thread's own time, so that what else runs on the machine counts little.
+//! For calls that wait for others: the clock on the wall.
+#![allow(dead_code)] // each bench uses a part
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+const ROUNDS: usize = 25;
+const ROUND: Duration = Duration::from_millis(4);
+
+/// The median time of one call, seconds of the thread's own. Looking at that clock costs half a microsecond, so it is done
+/// once in many calls.
+pub fn seconds(mut call: impl FnMut()) -> f64 {
+    let mut timed = |calls: u32| {
+        let start = own_time();
+        (0..calls).for_each(|_| call());
+        own_time() - start
+    };
+    let mut calls = 1;
+    while timed(calls) < ROUND / 2 {
+        calls *= 2;
+    }
+    let rounds = (0..ROUNDS).map(|_| timed(calls).as_secs_f64() / f64::from(calls));
+    median(rounds.collect())
+}
+
+/// How long this took, seconds on the wall.
+pub fn elapsed(work: impl FnOnce()) -> f64 {
+    let begun = Instant::now();
+    work();
+    begun.elapsed().as_secs_f64()
+}
+
+/// The one in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A row of a table in Markdown.
+pub fn row(name: &str, cells: &[String]) {
+    println!("| {name} | {} |", cells.join(" | "));
+}
+
+fn own_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
