@@ -135,3 +135,56 @@ fn escaped(text: &str) -> String {
         .replace('>', "&gt;")
         .replace('"', "&quot;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panel(title: &str, values: &[f64]) -> Panel {
+        let bar = |value: &f64| Bar {
+            name: "a & b".to_owned(),
+            value: *value,
+            shown: value.to_string(),
+            role: Role::Own,
+        };
+        Panel {
+            title: title.to_owned(),
+            bars: values.iter().map(bar).collect(),
+        }
+    }
+
+    #[test]
+    fn the_longest_bar_fills_its_panel_and_the_others_are_in_proportion() {
+        let picture = svg("h", "n", &[panel("t", &[10.0, 5.0, 0.0])]);
+        for width in ["174.0", "87.0", "1.0"] {
+            assert!(
+                picture.contains(&format!("width=\"{width}\" height=\"14\"")),
+                "{picture}"
+            );
+        }
+        assert_eq!(PANEL_WIDTH - NAME_WIDTH - VALUE_WIDTH, 174);
+    }
+
+    #[test]
+    fn text_cannot_break_the_picture() {
+        let picture = svg("<h>", "\"n\"", &[panel("a<b", &[1.0])]);
+        assert!(
+            picture.contains("&lt;h&gt;")
+                && picture.contains("a&lt;b")
+                && picture.contains("a &amp; b")
+        );
+        assert_eq!(picture.matches('<').count(), picture.matches('>').count());
+    }
+
+    #[test]
+    fn panels_stand_three_in_a_row_below_one_another() {
+        let panels = vec![panel("p", &[1.0]); 4];
+        let picture = svg("h", "n", &panels);
+        let height = HEAD + 2 * (PANEL_HEAD + BAR_STEP + MARGIN) + MARGIN;
+        assert!(
+            picture.contains(&format!("viewBox=\"0 0 1204 {height}\"")),
+            "{picture}"
+        );
+        assert!(svg("h", "n", &[]).ends_with("</svg>\n"));
+    }
+}

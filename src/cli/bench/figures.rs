@@ -56,3 +56,38 @@ pub fn number(value: f64) -> String {
     };
     format!("{value:.decimals$}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle_whatever_came_first() {
+        let mut figures = Figures::of(30.0);
+        assert_eq!(
+            (figures.median(), figures.to_string()),
+            (30.0, "30.0".to_owned())
+        );
+        figures.add(10.0);
+        assert_eq!(figures.median(), 20.0);
+        figures.add(1000.0);
+        assert_eq!(
+            (figures.least(), figures.median(), figures.most()),
+            (10.0, 30.0, 1000.0)
+        );
+        assert_eq!(figures.to_string(), "30.0 (10.0–1000)");
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (value, shown) in [
+            (1234.4, "1234"),
+            (99.97, "100"),
+            (9.996, "10.0"),
+            (0.9961, "1.00"),
+            (0.0312, "0.031"),
+        ] {
+            assert_eq!(number(value), shown);
+        }
+    }
+}

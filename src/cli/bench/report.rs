@@ -79,7 +79,7 @@ impl Report {
         });
         let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
         format!(
-            "{}\n{}\n{}\nReads find nothing in memory. Before \"stat them\" the volume was mounted anew; the plain directory's names are in memory.\n",
+            "{}\n{} (least–most)\n\n{}\nReads find nothing in memory. Before \"stat them\" the volume was mounted anew; the plain directory's names are in memory.\n",
             text::table(&ciphers),
             self.about(),
             text::table(&rows)
@@ -101,7 +101,7 @@ impl Report {
             ..
         } = self;
         format!(
-            "In {directory}: {cipher}{options}, a file of {size} MiB, {files} small files; medians of {rounds} (least–most)\n"
+            "In {directory}: {cipher}{options}, a file of {size} MiB, {files} small files; medians of {rounds}"
         )
     }
 
@@ -169,11 +169,7 @@ impl Report {
             ],
         });
         let panels: Vec<_> = of_ciphers.into_iter().chain(of_rows).collect();
-        chart::svg(
-            "Strongroom on this machine",
-            self.about().trim_end(),
-            &panels,
-        )
+        chart::svg("Strongroom on this machine", &self.about(), &panels)
     }
 }
 
