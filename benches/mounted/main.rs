@@ -6,8 +6,10 @@
 //! alike; each round begins with another one.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a measurement that fails has no result
 
+#[allow(dead_code, unused_imports)] // its tests run with the library
 #[path = "../../src/cli/bench/chart.rs"]
 mod chart;
+#[allow(dead_code, unused_imports)] // its tests run with the library
 #[path = "../../src/cli/bench/figures.rs"]
 mod figures;
 mod filesystems;
