@@ -21,10 +21,11 @@ use fuser::{
 
 use super::answer::{answer, fill, unanswered};
 use super::attr::{TTL, bare_attr, file_attr, file_type, kind_of_mode, time_spec};
+use super::dirs::{self, Offered};
 use super::handles::{Handle, with_buffer};
 use super::kernel;
 use super::served::{Adapter, GENERATION};
-use super::{dirs, opened, xattrs};
+use super::{opened, xattrs};
 use crate::store::Kind;
 use crate::volume::{Attr, Caller, Error, SetAttr};
 
@@ -111,6 +112,7 @@ impl Filesystem for Adapter {
             atime,
             mtime,
             kill_suid,
+            unprivileged: false, // found out below
         };
         answer(
             "setattr",
@@ -360,15 +362,9 @@ impl Filesystem for Adapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        answer(
-            "fsync",
-            reply,
-            || {
-                self.volume
-                    .fsync(&self.handles.find(handle)?.file, data_only)
-            },
-            send_ok,
-        );
+        let (volume, handle) = (Arc::clone(&self.volume), self.handles.find(handle));
+        let sync = move || volume.fsync(&handle?.file, data_only);
+        self.syncs.run(|| answer("fsync", reply, sync, send_ok));
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: fuser::OpenFlags, reply: ReplyOpen) {
@@ -393,7 +389,9 @@ impl Filesystem for Adapter {
         let list = |reply: &mut ReplyDirectory| {
             dirs::list(&self.volume, &self.inodes.find(number)?, offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
-                Ok(reply.add(INodeNo(entry.id), entry.next, file_type(entry.kind), name))
+                let kind = file_type(entry.kind);
+                let full = reply.add(INodeNo(entry.id), entry.next, kind, name);
+                Ok(Offered::of_full(full))
             })
         };
         fill("readdir", reply, list, ReplyDirectory::ok);
@@ -471,7 +469,7 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = || {
-            let value = self.on(number, |node| self.volume.xattr(node, name.as_bytes()));
+            let value = xattrs::value(self, &*self.inodes.find(number)?, name.as_bytes());
             xattrs::fitting(value?, size)
         };
         answer("getxattr", reply, value, |reply, value| {

@@ -31,6 +31,24 @@ pub(super) struct Listed<'a> {
     pub(super) dots: bool,
 }
 
+/// What became of an entry that a reply was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// It is in the reply.
+    Taken,
+    /// There is no room for it.
+    NoRoom,
+    /// It is gone since it was listed.
+    Gone,
+}
+
+impl Offered {
+    /// From what fuser says of a reply: whether it is full, so that it did not take the entry.
+    pub(super) fn of_full(full: bool) -> Self {
+        if full { Self::NoRoom } else { Self::Taken }
+    }
+}
+
 /// Where a listing goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Position {
@@ -65,18 +83,19 @@ impl Position {
     }
 }
 
-/// Gives the entries from a position to `take`, until it says that there is no room. An error after the first entry is left
-/// for the next call.
+/// Gives the entries from a position to `take`, until it has no room or has a batch of the volume: the kernel asks for more
+/// until it gets nothing, so that going on to the end of a directory would only mean to come there twice. An error after
+/// the first entry is left for the next call.
 pub(super) fn list(
     volume: &Volume,
     directory: &Arc<Inode>,
     cookie: u64,
-    mut take: impl FnMut(&Listed) -> Result<bool>,
+    mut take: impl FnMut(&Listed) -> Result<Offered>,
 ) -> Result<()> {
     let mut position = Position::of_cookie(cookie);
     let mut taken = false;
     loop {
-        let full = match position {
+        let offered = match position {
             Position::Dot => {
                 position = Position::DotDot;
                 take(&dots(b".", directory.node.id(), position))
@@ -92,31 +111,32 @@ pub(super) fn list(
                 match batch(volume, directory, from, &mut taken, &mut take) {
                     Ok(Some(next)) => {
                         position = Position::Entries(next);
-                        Ok(false)
+                        Ok(Offered::Gone)
                     }
-                    Ok(None) => Ok(true),
+                    Ok(None) => return Ok(()),
                     Err(error) => Err(error),
                 }
             }
         };
-        match full {
-            Ok(true) => return Ok(()),
-            Ok(false) => taken = true,
+        match offered {
+            Ok(Offered::NoRoom) => return Ok(()),
+            Ok(Offered::Taken) => taken = true,
+            Ok(Offered::Gone) => {}
             Err(_) if taken => return Ok(()),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// One batch of the volume; where to go on, or `None` at the end or without room.
+/// One batch of the volume; where to go on if every entry of it is gone, else `None`.
 fn batch(
     volume: &Volume,
     directory: &Arc<Inode>,
     from: u64,
     taken: &mut bool,
-    take: &mut impl FnMut(&Listed) -> Result<bool>,
+    take: &mut impl FnMut(&Listed) -> Result<Offered>,
 ) -> Result<Option<u64>> {
-    let mut next = None;
+    let (mut next, mut any) = (None, false);
     for entry in volume.read_dir(&directory.node, from)? {
         let after = Position::Entries(entry.next).cookie();
         let listed = Listed {
@@ -126,13 +146,14 @@ fn batch(
             next: after,
             dots: false,
         };
-        if take(&listed)? {
-            return Ok(None);
+        match take(&listed)? {
+            Offered::NoRoom => return Ok(None),
+            Offered::Taken => (any, *taken) = (true, true),
+            Offered::Gone => {}
         }
-        *taken = true;
         next = Some(entry.next);
     }
-    Ok(next)
+    Ok(next.filter(|_| !any))
 }
 
 /// Adds an entry with its attributes, which counts as a lookup of it. An entry that cannot be looked up is shown all the
@@ -142,27 +163,28 @@ pub(super) fn add_plus(
     directory: &Arc<Inode>,
     entry: &Listed,
     reply: &mut ReplyDirectoryPlus,
-) -> Result<bool> {
+) -> Result<Offered> {
     let name = OsStr::from_bytes(entry.name);
-    let mut add =
-        |attr: &FileAttr, ttl| reply.add(attr.ino, entry.next, name, &ttl, attr, GENERATION);
+    let mut add = |attr: &FileAttr, ttl| {
+        Offered::of_full(reply.add(attr.ino, entry.next, name, &ttl, attr, GENERATION))
+    };
     if entry.dots {
         return Ok(add(&bare_attr(entry.id, entry.kind), Duration::ZERO));
     }
     let (node, attr) = match adapter.volume.lookup(&directory.node, entry.name) {
         Ok(found) => found,
-        Err(error) if is(&error, libc::ENOENT) => return Ok(false), // gone since it was listed
+        Err(error) if is(&error, libc::ENOENT) => return Ok(Offered::Gone),
         Err(_) => match adapter.inodes.known(entry.id) {
             Some(inode) => (Arc::clone(&inode.node), adapter.volume.attr(&inode.node)?),
             None => return Ok(add(&bare_attr(entry.id, entry.kind), Duration::ZERO)),
         },
     };
     adapter.inodes.remember(&node)?;
-    let full = add(&file_attr(&attr), TTL);
-    if full {
+    let offered = add(&file_attr(&attr), TTL);
+    if offered == Offered::NoRoom {
         adapter.inodes.forget(node.id(), 1);
     }
-    Ok(full)
+    Ok(offered)
 }
 
 fn dots(name: &'static [u8], id: u64, next: Position) -> Listed<'static> {

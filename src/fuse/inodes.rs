@@ -49,14 +49,28 @@ impl Privileges {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Whether there are none.
+    pub(super) fn are_clear(&self) -> bool {
+        self.cleared.load(Ordering::SeqCst) == self.changes.load(Ordering::SeqCst) + 1
+    }
+
     /// Runs `clear` unless nothing was set since it last succeeded. What is set while it runs is not lost.
     pub(super) fn clear(&self, clear: impl FnOnce() -> Result<()>) -> Result<()> {
+        let look = || clear().map(|()| None::<()>);
+        self.find(look).map(drop)
+    }
+
+    /// What `look` finds, `None` without a look where it is known that there is nothing; remembers that nothing was found.
+    pub(super) fn find<T>(&self, look: impl FnOnce() -> Result<Option<T>>) -> Result<Option<T>> {
         let seen = self.changes.load(Ordering::SeqCst) + 1;
-        if self.cleared.load(Ordering::SeqCst) != seen {
-            clear()?;
+        if self.cleared.load(Ordering::SeqCst) == seen {
+            return Ok(None);
+        }
+        let found = look()?;
+        if found.is_none() {
             self.cleared.store(seen, Ordering::SeqCst);
         }
-        Ok(())
+        Ok(found)
     }
 }
 

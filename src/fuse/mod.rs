@@ -20,6 +20,7 @@ mod options;
 mod served;
 mod session;
 mod signals;
+mod syncs;
 mod xattrs;
 
 pub use mounted::vault_of;

@@ -8,6 +8,8 @@ use super::handles::Handles;
 use super::inodes::{Inode, Inodes};
 use super::kernel::Agreed;
 use super::opened::by_number;
+use super::options::MountOptions;
+use super::syncs::Syncs;
 use super::xattrs;
 use crate::volume::{Attr, Error, Node, Result, SetAttr, Volume};
 
@@ -21,16 +23,18 @@ pub(super) struct Adapter {
     pub(super) handles: Handles,
     pub(super) agreed: Agreed,
     pub(super) want_writeback: bool,
+    pub(super) syncs: Syncs,
 }
 
 impl Adapter {
     /// Serves a volume that nobody else writes.
-    pub(super) fn new(volume: Arc<Volume>, want_writeback: bool) -> Self {
+    pub(super) fn new(volume: Arc<Volume>, options: &MountOptions) -> Self {
         Self {
             inodes: Arc::new(Inodes::new(volume.root())),
             handles: Handles::default(),
             agreed: Agreed::default(),
-            want_writeback,
+            want_writeback: options.writeback,
+            syncs: Syncs::new(options.thread_count()),
             volume,
         }
     }
@@ -97,9 +101,12 @@ impl Adapter {
         if set.size.is_some() {
             self.drop_privileges(&inode, set.kill_suid)?;
         }
-        let changed =
-            self.volume
-                .set_attr(&inode.node, set, handle.as_ref().map(|handle| &handle.file));
+        let set = SetAttr {
+            unprivileged: inode.set_id.are_clear() && inode.capability.are_clear(),
+            ..*set
+        };
+        let handle = handle.as_ref().map(|handle| &handle.file);
+        let changed = self.volume.set_attr(&inode.node, &set, handle);
         if set.mode.is_some() {
             inode.set_id.may_be_set();
         }

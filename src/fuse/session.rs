@@ -40,7 +40,7 @@ pub fn serve(
     config.acl = SessionACL::All; // the kernel holds others off; fuser would refuse the kernel's own requests too
     config.n_threads = Some(options.thread_count());
     config.clone_fd = clone_fd;
-    let adapter = Adapter::new(Arc::clone(&volume), options.writeback);
+    let adapter = Adapter::new(Arc::clone(&volume), options);
     let inodes = Arc::clone(&adapter.inodes);
     let session = Session::from_fd(adapter, device, SessionACL::All, config).inspect_err(|_| {
         let _ = mountpoint::take_off(&path, true);

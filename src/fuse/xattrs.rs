@@ -37,6 +37,19 @@ pub(super) fn set(
     by_number(&inode.node, done)
 }
 
+/// getxattr(2). The kernel asks for capabilities before the first write to each file.
+pub(super) fn value(adapter: &Adapter, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+    let look = || by_number(&inode.node, adapter.volume.xattr(&inode.node, name));
+    if name != CAPABILITY {
+        return look();
+    }
+    let found = inode.capability.find(|| match look() {
+        Err(error) if is(&error, libc::ENODATA) => Ok(None),
+        found => found.map(Some),
+    });
+    found?.ok_or_else(|| Error::errno(libc::ENODATA))
+}
+
 /// Removes file capabilities, if there are any.
 pub(super) fn drop_capability(volume: &Volume, node: &Arc<Node>) -> Result<()> {
     match volume.remove_xattr(node, CAPABILITY) {

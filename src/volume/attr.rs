@@ -62,6 +62,8 @@ pub struct SetAttr {
     /// Also clear setuid, setgid (of what its group may execute) and file capabilities, as a write by an ordinary user
     /// does.
     pub kill_suid: bool,
+    /// It is known to have none of these, so that nobody need look.
+    pub unprivileged: bool,
 }
 
 /// The attributes of a node.
@@ -147,15 +149,22 @@ pub(crate) fn set_attr(
 }
 
 fn change(volume: &Volume, node: &Arc<Node>, set: &SetAttr, target: &Target) -> Result<Stat> {
-    let before = target.stat_of(node)?;
     let chown = set.uid.is_some() || set.gid.is_some();
+    let privileged = (chown || set.kill_suid) && !set.unprivileged;
+    let before = match target {
+        // A name may lead elsewhere by now, what is open does not.
+        Target::File(_) | Target::Root(_) if !privileged => None,
+        _ => Some(target.stat_of(node)?),
+    };
     if chown {
         target.set_owner(set.uid, set.gid)?;
     }
-    if let Some(mode) = new_mode(set, &before, target)? {
-        target.set_mode(mode)?;
+    if let Some(mode) = set.mode.filter(|_| node.kind() != Kind::Symlink) {
+        target.set_mode(mode & 0o7777)?;
+    } else if let Some(before) = before.filter(|_| privileged && set.mode.is_none()) {
+        drop_set_id(&before, target)?;
     }
-    if before.kind == Kind::File && (set.kill_suid || chown) {
+    if node.kind() == Kind::File && privileged {
         xattr::drop_capability(volume, target)?;
     }
     if set.atime.is_some() || set.mtime.is_some() {
@@ -167,17 +176,17 @@ fn change(volume: &Volume, node: &Arc<Node>, set: &SetAttr, target: &Target) -> 
     target.stat_of(node)
 }
 
-/// The mode to set: what the caller asks for, or what is left when setuid and setgid go (chown and `kill_suid`).
-fn new_mode(set: &SetAttr, before: &Stat, target: &Target) -> Result<Option<u32>> {
-    if let Some(mode) = set.mode {
-        return Ok((before.kind != Kind::Symlink).then_some(mode & 0o7777));
-    }
-    let chown = set.uid.is_some() || set.gid.is_some();
-    if !(chown || set.kill_suid) || matches!(before.kind, Kind::Dir | Kind::Symlink) {
-        return Ok(None);
-    }
+/// Takes setuid and setgid away where a store that changed the owner did not.
+fn drop_set_id(before: &Stat, target: &Target) -> Result<()> {
     let left = without_suid(before.mode);
-    Ok((target.stat()?.mode & 0o7777 != left).then_some(left))
+    let none = before.mode & 0o6000 == 0;
+    if none || matches!(before.kind, Kind::Dir | Kind::Symlink) {
+        return Ok(());
+    }
+    if target.stat()?.mode & 0o7777 != left {
+        target.set_mode(left)?;
+    }
+    Ok(())
 }
 
 /// Without setuid, and without setgid where the group may execute (elsewhere it means mandatory locking).
