@@ -192,6 +192,10 @@ pub trait Xattrs {
 pub trait File: Xattrs + Send + Sync {
     /// Its attributes.
     fn stat(&self) -> io::Result<Stat>;
+    /// Its attributes as `Dir::open` saw them, where the store kept those, else as they are now.
+    fn stat_as_opened(&self) -> io::Result<Stat> {
+        self.stat()
+    }
     /// Reads into `buf` at `offset`; less than asked only at the end of the file (short reads and EINTR are retried).
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Reads into several buffers in turn at `offset` with one call where the kernel allows; short only at the end.

@@ -184,19 +184,22 @@ pub(crate) fn open_at(
     match volume.files.live_for(node, write) {
         Some((state, true)) => Ok(state),
         Some((state, false)) => {
-            let (backing, _) = open_backing(&volume.env, node, entry, true)?;
-            state.make_writable(backing);
+            let opened = open_backing(&volume.env, node, entry, true)?;
+            state.make_writable(opened.file);
             volume.files.now_writable(node.ino());
             Ok(state)
         }
         None => {
-            let (backing, writable) = open_backing(&volume.env, node, entry, write)?;
-            Ok(adopt(volume, node, backing, writable, entry))
+            let opened = open_backing(&volume.env, node, entry, write)?;
+            let state = adopt(volume, node, opened.file, opened.writable, entry);
+            state.opened_with(opened.len);
+            Ok(state)
         }
     }
 }
 
-/// The state of a file just made, through the creator's descriptor.
+/// The state of a file just made, through the creator's descriptor. Since then the names of its directory are locked: whoever
+/// gives it another one finds this state.
 pub(crate) fn created(
     volume: &Volume,
     node: &Arc<Node>,
@@ -213,7 +216,12 @@ pub(crate) fn created(
             }
             state
         }
-        None => adopt(volume, node, backing, true, entry),
+        None => {
+            let state = adopt(volume, node, backing, true, entry);
+            state.opened_with(0);
+            state.was_made_as(node.ino());
+            state
+        }
     }
 }
 
@@ -263,14 +271,17 @@ fn require_file(node: &Node) -> Result<()> {
     }
 }
 
+/// A file opened in the store.
+struct Opened {
+    file: Arc<dyn File>,
+    writable: bool,
+    /// Physical length, bytes.
+    len: u64,
+}
+
 /// Opens for writing where that is possible, so that re-wrap, settling and mending can; where only reading is asked for,
 /// a file that cannot be written is opened for reading.
-fn open_backing(
-    env: &Env,
-    node: &Node,
-    entry: &Entry,
-    write: bool,
-) -> Result<(Arc<dyn File>, bool)> {
+fn open_backing(env: &Env, node: &Node, entry: &Entry, write: bool) -> Result<Opened> {
     let (directory, stored) = (entry.dir, &entry.place.stored);
     let open = |access| directory.open(stored, access);
     let (file, writable) = if env.read_only {
@@ -290,10 +301,15 @@ fn open_backing(
             Err(error) => return Err(error.into()),
         }
     };
-    if file.stat()?.ino != node.ino() {
+    let stat = file.stat_as_opened()?;
+    if stat.ino != node.ino() {
         return Err(Error::errno(libc::ESTALE));
     }
-    Ok((file, writable))
+    Ok(Opened {
+        file,
+        writable,
+        len: stat.size,
+    })
 }
 
 fn forbids_writing(error: &io::Error) -> bool {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::store::Kind;
+use crate::volume::ahead::Ahead;
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
 use crate::volume::file::FileState;
@@ -31,11 +32,17 @@ pub struct OpenFile {
     node: Arc<Node>,
     state: Arc<FileState>,
     flags: OpenFlags,
+    ahead: Ahead,
 }
 
 impl OpenFile {
     pub(crate) fn new(node: Arc<Node>, state: Arc<FileState>, flags: OpenFlags) -> Self {
-        Self { node, state, flags }
+        Self {
+            node,
+            state,
+            flags,
+            ahead: Ahead::default(),
+        }
     }
 
     /// The node it was opened on.
@@ -106,6 +113,10 @@ pub(crate) fn open(volume: &Volume, node: &Arc<Node>, flags: OpenFlags) -> Resul
 
 /// Reads at `offset`; short only at the end of the file.
 pub(crate) fn read(file: &OpenFile, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    let size = file.state.size()?;
+    if let Some((from, to)) = file.ahead.before_read(offset, buf.len() as u64, size) {
+        file.state.will_need(from, to);
+    }
     file.state.read(offset, buf)
 }
 

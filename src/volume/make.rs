@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::format::dir_file::place_tag;
 use crate::format::names::{DIR_FILE, child_dir_id, random_tmp};
-use crate::store::{Dir, File, Kind, Stat};
+use crate::store::{Dir, Kind, Stat};
 use crate::volume::attr::{self, Attr};
 use crate::volume::dir_id::{is_marked, random_id, write_dir_file};
 use crate::volume::error::{Error, Result};
@@ -51,15 +51,13 @@ pub(crate) fn create(
     volume.settler.make_room();
     let spot = Spot::new(volume, parent, name)?;
     let wanted = Wanted::of_entry(&spot, mode, caller, false)?;
-    let mut backing = None;
-    let (node, attr) = make(volume, &spot, &wanted, |dir, entry| {
+    let made = |dir: &Arc<dyn Dir>, entry: &[u8]| {
         let file = dir.create(entry, wanted.mode & 0o777)?;
-        let stat = file.stat()?;
-        backing = Some(file);
-        Ok(stat)
+        Ok((file.stat()?, file))
+    };
+    let (node, attr, state) = make_with(volume, &spot, &wanted, made, |node, backing| {
+        files::created(volume, node, backing, &spot.file())
     })?;
-    let backing: Arc<dyn File> = backing.ok_or_else(|| Error::errno(libc::EIO))?;
-    let state = files::created(volume, &node, backing, &spot.file());
     node.checked_at(&spot.node, spot.entry());
     Ok((Arc::clone(&node), attr, OpenFile::new(node, state, flags)))
 }
@@ -141,20 +139,35 @@ fn make(
     wanted: &Wanted,
     call: impl FnOnce(&Arc<dyn Dir>, &[u8]) -> Result<Stat>,
 ) -> Result<(Arc<Node>, Attr)> {
+    let call = |dir: &Arc<dyn Dir>, entry: &[u8]| Ok((call(dir, entry)?, ()));
+    let (node, attr, ()) = make_with(volume, spot, wanted, call, |_, ()| ())?;
+    Ok((node, attr))
+}
+
+/// As `make`; `begin` has what `call` brought besides, before anyone else sees the object.
+fn make_with<T, U>(
+    volume: &Volume,
+    spot: &Spot,
+    wanted: &Wanted,
+    call: impl FnOnce(&Arc<dyn Dir>, &[u8]) -> Result<(Stat, T)>,
+    begin: impl FnOnce(&Arc<Node>, T) -> U,
+) -> Result<(Arc<Node>, Attr, U)> {
     let _names = spot.lock()?;
     spot.prepare()?;
-    let made = call(&spot.dir, spot.entry()).and_then(|stat| {
-        give(volume, spot, &stat, wanted).inspect_err(|_| {
+    let made = call(&spot.dir, spot.entry()).and_then(|(stat, brought)| {
+        let given = give(volume, spot, &stat, wanted).inspect_err(|_| {
             let _ = match stat.kind {
                 Kind::Dir => spot.dir.remove_dir(spot.entry()),
                 _ => spot.dir.remove(spot.entry()),
             };
-        })
+        });
+        Ok((given?, brought))
     });
-    let stat = made.inspect_err(|_| drop_side(&spot.dir, spot.entry()))?;
+    let (stat, brought) = made.inspect_err(|_| drop_side(&spot.dir, spot.entry()))?;
     let found = spot.found(volume, &stat)?;
     let attr = attr::of_stat(volume, &found.node, &stat);
-    Ok((found.node, attr))
+    let begun = begin(&found.node, brought);
+    Ok((found.node, attr, begun))
 }
 
 /// Gives a new entry its owner and, after that, the bits that a change of owner would clear. Returns its attributes.

@@ -19,6 +19,7 @@ pub(crate) mod settle;
 pub(crate) mod volume_key;
 
 mod access;
+mod ahead;
 mod attr;
 mod binding;
 mod dir;

@@ -31,12 +31,12 @@ pub(crate) fn rename(
     let from = Spot::new(volume, parent, name)?;
     let to = Spot::new(volume, new_parent, new_name)?;
     volume.settler.make_room();
+    if let Some(done) = rename_files(volume, &from, &to, mode) {
+        return done;
+    }
     for _ in 0..TRIES {
         let mut moved = from.find(volume)?;
-        let mut target = match to.find(volume) {
-            Err(error) if error.code() == libc::ENOENT => None,
-            found => Some(found?),
-        };
+        let mut target = if_there(to.find(volume))?;
         let mut involved = vec![
             Arc::clone(&from.node),
             Arc::clone(&to.node),
@@ -58,6 +58,37 @@ pub(crate) fn rename(
         }
     }
     Err(Error::errno(libc::ESTALE))
+}
+
+/// Where no directory takes part but the two that hold the names, one look at each is enough; `None` where one does.
+fn rename_files(volume: &Volume, from: &Spot, to: &Spot, mode: RenameMode) -> Option<Result<()>> {
+    let _names = lock_names(&[&from.node, &to.node]);
+    let find = || {
+        let moved = from.find_locked(volume)?;
+        to.require_living()?;
+        Ok((moved, if_there(to.find_locked(volume))?))
+    };
+    let (moved, target) = match find() {
+        Ok(found) => found,
+        Err(error) => return Some(Err(error)),
+    };
+    let is_dir = |found: &Found| found.stat.kind == Kind::Dir;
+    let rename = Rename {
+        volume,
+        from,
+        to,
+        moved,
+        target,
+    };
+    let files = !is_dir(&rename.moved) && !rename.target.as_ref().is_some_and(is_dir);
+    files.then(|| rename.run(mode))
+}
+
+fn if_there(found: Result<Found>) -> Result<Option<Found>> {
+    match found {
+        Err(error) if error.code() == libc::ENOENT => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 /// A rename with the names of all directories in it locked.

@@ -186,7 +186,7 @@ impl Run<'_> {
         }
         self.keep_synced(&mut moving);
         for step in [Step::Halves, Step::State] {
-            moving.retain(|file| !self.left(&file.state));
+            moving.retain(|file| !self.left(&file.state, false));
             if moving.is_empty() {
                 return;
             }
@@ -196,11 +196,11 @@ impl Run<'_> {
             }
             self.keep_synced(&mut moving);
         }
-        moving.retain(|file| !self.left(&file.state));
+        moving.retain(|file| !self.left(&file.state, false));
     }
 
     fn begin(&mut self, mut files: Vec<Arc<FileState>>) -> Vec<Settling> {
-        files.retain(|state| !self.left(state));
+        files.retain(|state| !self.left(state, true));
         let begun = files.into_iter().map(Settling::begin);
         begun
             .filter_map(|file| file.map_err(|error| self.failed(error)).ok())
@@ -249,9 +249,9 @@ impl Run<'_> {
         });
     }
 
-    /// Whether the file needs nothing more and left the list.
-    fn left(&mut self, state: &Arc<FileState>) -> bool {
-        let leaves = state.leave().unwrap_or_else(|error| self.failed(error));
+    /// Whether the file needs nothing more and left the list; `look`: the store is asked whether it has a name left.
+    fn left(&mut self, state: &Arc<FileState>, look: bool) -> bool {
+        let leaves = state.leave(look).unwrap_or_else(|error| self.failed(error));
         if leaves {
             self.settler.remove(state);
         }

@@ -66,6 +66,11 @@ impl Spot {
     /// What is there; ENOENT if nothing is. Takes the directory's names for reading.
     pub(crate) fn find(&self, volume: &Volume) -> Result<Found> {
         let _names = reading(&self.node.dir()?.names);
+        self.find_locked(volume)
+    }
+
+    /// As `find`, with the directory's names locked by the caller.
+    pub(crate) fn find_locked(&self, volume: &Volume) -> Result<Found> {
         self.found(volume, &self.dir.stat_at(self.entry())?)
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn unlink(volume: &Volume, parent: &Arc<Node>, name: &[u8]) -> Result
     volume.require_writable()?;
     let spot = Spot::new(volume, parent, name)?;
     let _names = spot.lock()?;
-    let mut found = spot.found(volume, &spot.dir.stat_at(spot.entry())?)?;
+    let mut found = spot.find_locked(volume)?;
     if found.stat.kind == Kind::Dir {
         return Err(Error::errno(libc::EISDIR));
     }

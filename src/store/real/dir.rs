@@ -100,8 +100,8 @@ impl Dir for RealDir {
                 Some(libc::EISDIR | libc::ENXIO | libc::ENODEV) => errno(libc::EINVAL),
                 _ => error,
             })?;
-        let file = RealFile::new(fd);
-        match file.stat()?.kind {
+        let file = RealFile::opened(fd)?;
+        match file.stat_as_opened()?.kind {
             Kind::File => Ok(Arc::new(file)),
             _ => Err(errno(libc::EINVAL)),
         }

@@ -17,17 +17,31 @@ const IOV_MAX: usize = 1024;
 
 pub(super) struct RealFile {
     fd: OwnedFd,
+    /// Attributes as of the open, where those were looked at.
+    opened: Option<Stat>,
 }
 
 impl RealFile {
+    /// One just made.
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        Self { fd, opened: None }
+    }
+
+    /// One that was there.
+    pub(super) fn opened(fd: OwnedFd) -> io::Result<Self> {
+        let mut file = Self::new(fd);
+        file.opened = Some(file.stat()?);
+        Ok(file)
     }
 }
 
 impl File for RealFile {
     fn stat(&self) -> io::Result<Stat> {
         stat_of(&retry(|| rustix::fs::fstat(&self.fd))?)
+    }
+
+    fn stat_as_opened(&self) -> io::Result<Stat> {
+        self.opened.map_or_else(|| self.stat(), Ok)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

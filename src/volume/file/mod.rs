@@ -6,6 +6,7 @@ pub(crate) mod body;
 pub(crate) mod examine;
 pub(crate) mod gcm;
 pub(crate) mod header;
+mod making;
 mod names;
 mod owed;
 mod remains;

@@ -126,8 +126,9 @@ impl FileState {
         stepped
     }
 
-    /// Takes it off the settler's list if nothing of it waits: durable and settled, or deleted.
-    pub(in crate::volume) fn leave(&self) -> Result<bool> {
+    /// Takes it off the settler's list if nothing of it waits: durable and settled, or deleted, which is found out by a
+    /// `look` at the store.
+    pub(in crate::volume) fn leave(&self, look: bool) -> Result<bool> {
         // A file in use does not leave, nor do its users wait for this.
         let mut content = match self.content.try_write() {
             Ok(content) => content,
@@ -141,7 +142,7 @@ impl FileState {
             Content::Body(body) => body.is_durable() && body.is_settled(),
             _ => true,
         } && self.lock_owed().is_durable();
-        let leaves = at_rest || self.backing.stat()?.nlink == 0;
+        let leaves = at_rest || look && self.backing.stat()?.nlink == 0;
         if leaves {
             self.listed.store(false, Ordering::Release);
         }

@@ -7,12 +7,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 use std::time::{Duration, Instant};
 
 use crate::broken::{Rule, broken};
-use crate::format::header::{MAX_TAGS, PAGE0};
+use crate::format::header::PAGE0;
 use crate::format::layout::{MAX_SIZE, PAGE};
 use crate::format::suite::Suite;
 use crate::store::{Allocate, Dir, File, SetTimes};
@@ -24,7 +24,6 @@ use crate::volume::file::gcm::{GcmBody, room};
 use crate::volume::file::header::{self, Loaded};
 use crate::volume::file::names::KnownNames;
 use crate::volume::file::owed::Owed;
-use crate::volume::file::remains;
 use crate::volume::file::xts::XtsBody;
 use crate::volume::settle::Settler;
 
@@ -64,6 +63,10 @@ pub(crate) struct FileState {
     deleted: AtomicBool,
     /// When it was last changed, milliseconds since `START`.
     changed_at: AtomicU64,
+    /// Physical length as it was opened; taken by who reads the header first, as nothing changes it before that.
+    opened_len: Mutex<Option<u64>>,
+    /// The inode number of a file that this mount made: it knows every name of it.
+    pub(super) made: OnceLock<u64>,
 }
 
 impl FileState {
@@ -93,7 +96,19 @@ impl FileState {
             listed: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             changed_at: AtomicU64::new(0),
+            opened_len: Mutex::default(),
+            made: OnceLock::new(),
         })
+    }
+
+    /// How long the file was, in physical bytes, when it was opened for this state just now: spares a look at it.
+    pub(crate) fn opened_with(&self, len: u64) {
+        *self.lock_opened_len() = Some(len);
+    }
+
+    /// It was made just now, as this inode, and every name that it gets comes through this state.
+    pub(crate) fn was_made_as(&self, ino: u64) {
+        let _ = self.made.set(ino);
     }
 
     /// The descriptor in use.
@@ -233,17 +248,28 @@ impl FileState {
     pub(crate) fn reserve(&self, offset: u64, len: u64) -> Result<()> {
         let end = end_of(offset, len)?;
         if self.change(|body| body.reserve(offset, len))?.is_none() && len > 0 {
-            let (from, to) = match self.env.suite {
-                Suite::Gcm => room(offset, end, 0),
-                Suite::Xts => (
-                    PAGE + offset / PAGE * PAGE,
-                    PAGE + end.next_multiple_of(PAGE),
-                ),
-            };
+            let (from, to) = self.on_store(offset, end, 0);
             self.backing.allocate(Allocate::Reserve, 0, PAGE)?; // the header
             self.backing.allocate(Allocate::Reserve, from, to - from)?;
         }
         Ok(())
+    }
+
+    /// Where on the store the bytes from `offset` to before `end` (more than `offset`) stand in a file of this size.
+    fn on_store(&self, offset: u64, end: u64, size: u64) -> (u64, u64) {
+        match self.env.suite {
+            Suite::Gcm => room(offset, end, size),
+            Suite::Xts => (
+                PAGE + offset / PAGE * PAGE,
+                PAGE + end.next_multiple_of(PAGE),
+            ),
+        }
+    }
+
+    /// Has the store read ahead what bytes from `offset` to before `end` (more than `offset`, within the size) need.
+    pub(crate) fn will_need(&self, offset: u64, end: u64) {
+        let (from, to) = self.on_store(offset, end, end);
+        self.backing.will_need(from, to - from);
     }
 
     /// Start of the next data at or after `offset`; `None` if only holes follow.
@@ -414,75 +440,6 @@ impl FileState {
         }
     }
 
-    /// Makes the header of an empty file with its first bytes. False: it is not empty any more.
-    fn first_write(&self, offset: u64, data: &[u8]) -> Result<bool> {
-        let mut content = self.content_alone();
-        match *content {
-            Content::Empty => {}
-            Content::Remains => {
-                let lost = remains::move_aside(self.backing.as_ref(), self.dir.as_ref())?;
-                tracing::warn!(
-                    "remains of a header that never arrived are kept as {}",
-                    lost.escape_ascii()
-                );
-                *content = Content::Empty;
-            }
-            Content::Unmade => self.take_back(&mut content)?,
-            Content::Unread | Content::Body(_) => return Ok(false),
-        }
-        self.note();
-        self.user_changes.fetch_add(1, Ordering::AcqRel);
-        let created = self.create_body(offset, data);
-        self.lock_owed().changed();
-        match created {
-            Ok(body) => *content = Content::Body(body),
-            Err(error) => {
-                *content = Content::Unmade;
-                if let Err(error) = self.take_back(&mut content) {
-                    tracing::warn!("a first write that failed is to be taken back later: {error}");
-                }
-                return Err(error);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Gives up what a failed first write left.
-    pub(super) fn take_back(&self, content: &mut Content) -> Result<()> {
-        self.backing.set_len(0)?;
-        self.lock_owed().changed();
-        *content = Content::Empty;
-        Ok(())
-    }
-
-    fn create_body(&self, offset: u64, data: &[u8]) -> Result<Arc<dyn Body>> {
-        let _making = self.env.ring.making();
-        let header = header::new_header(&self.env)?;
-        let backing = self.backing.clone();
-        match self.env.suite {
-            Suite::Xts => Ok(Arc::new(XtsBody::create(
-                &self.env, backing, header, offset, data,
-            )?)),
-            Suite::Gcm => {
-                let (places, unbound) = self.names_for_header()?;
-                let body =
-                    GcmBody::create(&self.env, backing, header, &places, unbound, offset, data)?;
-                Ok(Arc::new(body))
-            }
-        }
-    }
-
-    /// The names that a new header is bound to, and whether it must be left unbound because it has or may have others.
-    fn names_for_header(&self) -> Result<(Vec<Place>, bool)> {
-        let names = self.lock_names();
-        let stat = self.backing.stat()?;
-        let mut places = names.for_header();
-        let others = stat.nlink > places.len() as u64 || self.settler.moved_empty(stat.ino);
-        let unbound = others || places.len() > MAX_TAGS;
-        places.truncate(MAX_TAGS);
-        Ok((places, unbound))
-    }
-
     fn cut_to_nothing(&self) -> Result<()> {
         if self.env.read_only {
             return Err(Error::errno(libc::EROFS));
@@ -531,7 +488,11 @@ impl FileState {
     }
 
     fn read_content(&self, via: &Place) -> Result<Content> {
-        let len = self.backing.stat()?.size;
+        let opened = self.lock_opened_len().take();
+        let len = match opened {
+            Some(len) => len,
+            None => self.backing.stat()?.size,
+        };
         let header = match header::load_header(&self.env, self.backing.as_ref(), len)? {
             Loaded::Empty => return Ok(Content::Empty),
             Loaded::NeverArrived => return Ok(Content::Remains),
@@ -569,6 +530,12 @@ impl FileState {
 
     pub(super) fn lock_quiet(&self) -> MutexGuard<'_, ()> {
         self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_opened_len(&self) -> MutexGuard<'_, Option<u64>> {
+        self.opened_len
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_extend(&self) -> MutexGuard<'_, ()> {

@@ -4,11 +4,17 @@
 //! it hands back after the store took the records; readers add and drop durable ones.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::block::{Block, Group};
 
-/// Durable groups that stay in memory, about 5 KiB each.
-const GROUPS_KEPT: usize = 1024;
+/// Groups that stay in memory, of all files together, about 5 KiB each: 40 MiB, the records of 2 GiB.
+const GROUPS_KEPT: usize = 8192;
+/// Groups that each file may have beyond that.
+const GROUPS_EACH: usize = 64;
+
+/// Groups in memory, of all files.
+static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
 
 /// Groups by number.
 #[derive(Default)]
@@ -21,6 +27,14 @@ pub(super) struct Table {
     /// How often groups were dropped: who read a group's records before that must read them again.
     drops: u64,
     clock: u64,
+    /// How many of its groups `IN_MEMORY` counts.
+    counted: usize,
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        IN_MEMORY.fetch_sub(self.counted, Ordering::Relaxed);
+    }
 }
 
 impl Table {
@@ -47,7 +61,9 @@ impl Table {
         self.clock += 1;
         group.stamp = self.clock;
         self.groups.entry(number).or_insert(group);
-        if self.groups.len() > GROUPS_KEPT + self.unsynced.len() {
+        self.count();
+        let full = IN_MEMORY.load(Ordering::Relaxed) > GROUPS_KEPT;
+        if full && self.groups.len() > GROUPS_EACH + self.unsynced.len() {
             self.drop_oldest();
         }
     }
@@ -61,6 +77,7 @@ impl Table {
         }
         self.groups.insert(number, group);
         self.unsynced.insert(number);
+        self.count();
     }
 
     /// Takes in a group that got longer without a record.
@@ -68,6 +85,7 @@ impl Table {
         self.clock += 1;
         group.stamp = self.clock;
         self.groups.insert(number, group);
+        self.count();
     }
 
     /// Numbers of the groups with blocks that are not known durable.
@@ -108,6 +126,16 @@ impl Table {
             group.resize(blocks.min(group.len()));
         }
         self.drops += 1;
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let now = self.groups.len();
+        match now.checked_sub(self.counted) {
+            Some(more) => IN_MEMORY.fetch_add(more, Ordering::Relaxed),
+            None => IN_MEMORY.fetch_sub(self.counted - now, Ordering::Relaxed),
+        };
+        self.counted = now;
     }
 
     fn drop_oldest(&mut self) {
@@ -123,5 +151,6 @@ impl Table {
         self.groups
             .retain(|number, group| group.stamp > limit || self.unsynced.contains(number));
         self.drops += 1;
+        self.count();
     }
 }
