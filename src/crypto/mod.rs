@@ -11,10 +11,12 @@ mod siv;
 mod stack;
 #[cfg(test)]
 mod vectors;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 mod xts;
 
 pub use derive::{LABEL_PREFIX, hkdf, mac16, mac32, verify16, verify32};
-pub use gcm_siv::GcmSiv;
+pub use gcm_siv::{GcmSiv, Message};
 pub use locked::{Locked, lock_failures};
 pub use secret::{Secret, random_bytes};
 pub use siv::Siv;

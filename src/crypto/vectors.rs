@@ -1,6 +1,8 @@
-//! Published vectors for every primitive, and our batched XTS against `xts-mode`. The files are in `tests/data/vectors`.
+//! Published vectors for every primitive, and our GCM-SIV and XTS, wide and portable, against the crates `aes-gcm-siv` and
+//! `xts-mode`. The files are in `tests/data/vectors`.
 
 use aes::cipher::KeyInit;
+use aes_gcm_siv::aead::AeadInOut;
 use aes_siv::siv::{Aes128Siv, Aes256Siv};
 use proptest::prelude::*;
 
@@ -12,24 +14,25 @@ fn aes_256_gcm_siv_as_in_rfc_8452() {
     assert_eq!(vectors.len(), 24);
     for fields in vectors {
         let [key, nonce, aad, text, sealed, tag] = fields.try_into().expect("six fields");
-        let cipher = GcmSiv::new(&Secret::from_slice(&key).expect("32 bytes"));
         let (nonce, tag) = (
             nonce.try_into().expect("12 bytes"),
             tag.try_into().expect("16 bytes"),
         );
-        let mut buf = text.clone();
-        assert_eq!(cipher.seal(&nonce, &aad, &mut buf), tag);
-        assert_eq!(buf, sealed);
-        assert_eq!(cipher.open(&nonce, &aad, &mut buf, &tag), Ok(()));
-        assert_eq!(buf, text);
-        let mut forged = tag;
-        forged[15] ^= 0x80;
-        buf.clone_from(&sealed);
-        assert_eq!(
-            cipher.open(&nonce, &aad, &mut buf, &forged),
-            Err(NotAuthentic)
-        );
-        assert_eq!(buf, sealed, "no plaintext after an error");
+        for cipher in both_siv(&key) {
+            let mut buf = text.clone();
+            assert_eq!(cipher.seal(&nonce, &aad, &mut buf), tag);
+            assert_eq!(buf, sealed);
+            assert_eq!(cipher.open(&nonce, &aad, &mut buf, &tag), Ok(()));
+            assert_eq!(buf, text);
+            let mut forged = tag;
+            forged[15] ^= 0x80;
+            buf.clone_from(&sealed);
+            assert_eq!(
+                cipher.open(&nonce, &aad, &mut buf, &forged),
+                Err(NotAuthentic)
+            );
+            assert_eq!(buf, sealed, "no plaintext after an error");
+        }
     }
 }
 
@@ -45,16 +48,16 @@ fn aes_256_xts_as_in_ieee_1619_and_nist() {
             .collect::<Vec<_>>()
             .try_into()
             .expect("four fields");
-        let cipher =
-            Xts::new(&Secret::from_slice(&unhex(key)).expect("64 bytes")).expect("halves differ");
         let unit = unit.parse().expect("a number");
         let (text, sealed) = (unhex(text), unhex(sealed));
-        let mut page = vec![0; 4096];
-        page[..text.len()].copy_from_slice(&text);
-        cipher.encrypt(unit, &mut page);
-        assert_eq!(page[..text.len()], sealed);
-        cipher.decrypt(unit, &mut page);
-        assert_eq!(page[..text.len()], text);
+        for cipher in both_xts(&unhex(key)) {
+            let mut page = vec![0; 4096];
+            page[..text.len()].copy_from_slice(&text);
+            cipher.encrypt(unit, &mut page);
+            assert_eq!(page[..text.len()], sealed);
+            cipher.decrypt(unit, &mut page);
+            assert_eq!(page[..text.len()], text);
+        }
         count += 1;
     }
     assert_eq!(count, 5 + 75);
@@ -149,10 +152,9 @@ fn argon2id_as_in_rfc_9106() {
 
 #[test]
 fn xts_refuses_equal_halves() {
-    assert_eq!(
-        Xts::new(&Secret::from_bytes(&mut [7; 64])).err(),
-        Some(EqualHalves)
-    );
+    let key = Secret::from_bytes(&mut [7; 64]);
+    assert_eq!(Xts::new(&key).err(), Some(EqualHalves));
+    assert_eq!(Xts::portable(&key).err(), Some(EqualHalves));
 }
 
 #[test]
@@ -185,18 +187,108 @@ proptest! {
         seed: u64,
     ) {
         prop_assume!(key[0] != key[1]);
-        let ours = Xts::new(&Secret::from_slice(key.as_flattened()).expect("64 bytes")).expect("halves differ");
         let [text_half, tweak_half] = key.map(|half| aes::Aes256::new(&half.into()));
         let plain = xts_mode::Xts128::new(text_half, tweak_half);
-        let text: Vec<u8> = (0..units * 4096).map(|i| (seed.wrapping_mul(i as u64 + 1) >> 56) as u8).collect();
+        let text = noise(seed, units * 4096);
         let mut expected = text.clone();
         plain.encrypt_area(&mut expected, 4096, u128::from(first), |unit| unit.to_le_bytes().into());
-        let mut pages = text.clone();
-        ours.encrypt(first, &mut pages);
-        prop_assert_eq!(&pages, &expected);
-        ours.decrypt(first, &mut pages);
-        prop_assert_eq!(&pages, &text);
+        for ours in both_xts(key.as_flattened()) {
+            let mut pages = text.clone();
+            ours.encrypt(first, &mut pages);
+            prop_assert_eq!(&pages, &expected);
+            ours.decrypt(first, &mut pages);
+            prop_assert_eq!(&pages, &text);
+        }
     }
+
+    #[test]
+    fn batched_gcm_siv_equals_the_plain_one(
+        key in prop::array::uniform32(any::<u8>()),
+        // Around the sizes that are worked on at once, and blocks as they are written.
+        lens in prop::collection::vec((len(4096 + 300), len(400)), 0..12),
+        forged in any::<prop::sample::Index>(),
+        seed: u64,
+    ) {
+        let plain = aes_gcm_siv::Aes256GcmSiv::new(&key.into());
+        let made: Vec<Sealed> = (0..).zip(&lens).map(|(number, (text, aad))| {
+            let mut sealed = Sealed {
+                nonce: noise(seed ^ number << 9, 12).try_into().expect("12 bytes"),
+                aad: noise(seed ^ number << 17, *aad),
+                text: noise(seed ^ number << 25, *text),
+                ..Sealed::default()
+            };
+            sealed.sealed.clone_from(&sealed.text);
+            let tag = plain.encrypt_inout_detached(&sealed.nonce.into(), &sealed.aad, sealed.sealed.as_mut_slice().into());
+            sealed.tag = tag.expect("a short text").into();
+            sealed
+        }).collect();
+        for ours in both_siv(&key) {
+            let mut texts: Vec<Vec<u8>> = made.iter().map(|one| one.text.clone()).collect();
+            let mut messages: Vec<_> = made.iter().zip(&mut texts).map(|(one, text)| one.message(text, [0; 16])).collect();
+            ours.seal_all(&mut messages);
+            let tags: Vec<_> = messages.iter().map(|message| message.tag).collect();
+            for ((one, text), tag) in made.iter().zip(&texts).zip(tags) {
+                prop_assert_eq!(text, &one.sealed);
+                prop_assert_eq!(tag, one.tag);
+            }
+            let bad = (!made.is_empty()).then(|| forged.index(made.len()));
+            let mut messages: Vec<_> = made.iter().zip(&mut texts).map(|(one, text)| one.message(text, one.tag)).collect();
+            if let Some(bad) = bad {
+                messages[bad].tag[seed as usize % 16] ^= 1 << (seed >> 8 & 7);
+            }
+            let failed = ours.open_all(&mut messages);
+            prop_assert_eq!(failed, bad.into_iter().collect::<Vec<_>>());
+            for (number, (one, text)) in made.iter().zip(&texts).enumerate() {
+                prop_assert_eq!(text, if Some(number) == bad { &one.sealed } else { &one.text });
+            }
+        }
+    }
+}
+
+/// A message that the other implementation sealed.
+#[derive(Default)]
+struct Sealed {
+    nonce: [u8; 12],
+    aad: Vec<u8>,
+    text: Vec<u8>,
+    sealed: Vec<u8>,
+    tag: [u8; 16],
+}
+
+impl Sealed {
+    fn message<'a>(&'a self, text: &'a mut [u8], tag: [u8; 16]) -> Message<'a, &'a [u8]> {
+        Message {
+            nonce: self.nonce,
+            aad: &self.aad,
+            text,
+            tag,
+        }
+    }
+}
+
+/// Lengths up to `max`, many of them near a multiple of 128, and whole blocks of a file.
+fn len(max: usize) -> impl Strategy<Value = usize> {
+    let near = (0..max / 128, 0usize..5)
+        .prop_map(|(chunks, more)| (chunks * 128 + more).saturating_sub(2));
+    prop_oneof![0..max, near, Just(4096.min(max))]
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| (seed.wrapping_mul(2 * i as u64 + 1) >> 56) as u8)
+        .collect()
+}
+
+/// What this processor has, and what all have.
+fn both_siv(key: &[u8]) -> [GcmSiv; 2] {
+    let key = Secret::from_slice(key).expect("32 bytes");
+    [GcmSiv::new(&key), GcmSiv::portable(&key)]
+}
+
+/// The same for XTS.
+fn both_xts(key: &[u8]) -> [Xts; 2] {
+    let key = Secret::from_slice(key).expect("64 bytes");
+    [Xts::new(&key), Xts::portable(&key)].map(|made| made.expect("halves differ"))
 }
 
 fn lines(file: &str) -> Vec<Vec<Vec<u8>>> {
