@@ -4,7 +4,7 @@
 //! in any other, the newer half counts and nothing else.
 
 use crate::broken::{Rule, broken};
-use crate::crypto::random_bytes;
+use crate::crypto::{Message, random_bytes};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{
     HALF_LEN, Half, Kind, RECORD_LEN, RECORDS_PER_SECTOR, Record, block_aad,
@@ -68,6 +68,25 @@ impl GcmBody {
         let aad = block_aad(half.kind, block, &self.file);
         let opened = self.cipher.open(&half.nonce, &aad, content, &half.tag);
         opened.map_err(|error| Error::Damaged(format!("block {block}: {error}")))
+    }
+
+    /// Opens in place blocks that follow each other, each with what the record says of it and its content; the indexes of
+    /// those that do not open, which keep their ciphertext.
+    pub(super) fn open_all<'a>(
+        &self,
+        first: u64,
+        blocks: impl Iterator<Item = (&'a Half, &'a mut [u8])>,
+    ) -> Vec<usize> {
+        let mut messages: Vec<_> = (first..)
+            .zip(blocks)
+            .map(|(block, (half, content))| Message {
+                nonce: half.nonce,
+                aad: block_aad(half.kind, block, &self.file),
+                text: content,
+                tag: half.tag,
+            })
+            .collect();
+        self.cipher.open_all(&mut messages)
     }
 
     /// Seals a block in place under this nonce; the sequence is for `Block::successor`.

@@ -7,8 +7,9 @@
 use std::io::IoSlice;
 
 use crate::broken::{Rule, broken};
+use crate::crypto::Message;
 use crate::format::layout::{self, PAGE};
-use crate::format::record::{Kind, RECORD_LEN};
+use crate::format::record::{Half, Kind, RECORD_LEN, block_aad};
 use crate::volume::error::{Error, Result};
 use crate::volume::replace::is_no_room;
 
@@ -63,25 +64,37 @@ impl GcmBody {
     ) -> Vec<Piece> {
         let first = layout::first_block(job.number);
         let mut pages = text.chunks_exact_mut(PAGE as usize);
-        let mut at = 0;
-        let sealed = kinds
+        let mut messages: Vec<_> = kinds
             .iter()
             .zip(nonces(kinds.len()))
-            .map(|((index, kind), nonce)| {
-                let content = if *kind == Kind::Data {
-                    pages.next().unwrap_or_default()
-                } else {
-                    &mut []
-                };
-                let len = content.len();
-                let half = self.seal(first + *index as u64, *kind, 0, nonce, content);
-                at += len;
-                Piece {
-                    index: *index,
-                    half,
-                    at: at - len,
-                }
-            });
+            .map(|((index, kind), nonce)| Message {
+                nonce,
+                aad: block_aad(*kind, first + *index as u64, &self.file),
+                text: match kind {
+                    Kind::Data => pages.next().unwrap_or_default(),
+                    Kind::Hole => &mut [],
+                },
+                tag: [0; 16],
+            })
+            .collect();
+        self.cipher.seal_all(&mut messages);
+        let mut at = 0;
+        let sealed = kinds.iter().zip(messages).map(|((index, kind), message)| {
+            let start = at;
+            at += message.text.len();
+            let half = Half {
+                nonce: message.nonce,
+                tag: message.tag,
+                slot: 0,
+                kind: *kind,
+                sequence: 0,
+            };
+            Piece {
+                index: *index,
+                half,
+                at: start,
+            }
+        });
         sealed.collect()
     }
 

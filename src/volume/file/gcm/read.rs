@@ -109,17 +109,22 @@ impl GcmBody {
             Some(Version::Damaged) => return Err(damaged(first, "its record is damaged")),
             _ => out.fill(0),
         }
-        let blocks = run.iter().zip(out.chunks_exact_mut(PAGE_LEN));
-        for (block, (version, page)) in (first..).zip(blocks) {
-            let opened = match version {
-                Version::Sealed(half) if half.kind == Kind::Data => {
-                    self.open(block, half, page).is_ok()
-                }
-                Version::Sealed(half) => self.open(block, half, &mut []).is_ok(),
-                Version::Zero | Version::Damaged => true,
-            };
-            if !opened {
-                self.read_changed(block, *version, page)?;
+        let sealed = run.iter().filter_map(|version| match version {
+            Version::Sealed(half) => Some(half),
+            Version::Zero | Version::Damaged => None,
+        });
+        let contents = out.chunks_exact_mut(PAGE_LEN);
+        let failed = self.open_all(
+            first,
+            sealed.zip(contents).map(|(half, page)| match half.kind {
+                Kind::Data => (half, page),
+                Kind::Hole => (half, &mut [][..]),
+            }),
+        );
+        for index in failed {
+            let page = out.get_mut(index * PAGE_LEN..(index + 1) * PAGE_LEN);
+            if let (Some(version), Some(page)) = (run.get(index), page) {
+                self.read_changed(first + index as u64, *version, page)?;
             }
         }
         Ok(())
