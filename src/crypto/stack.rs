@@ -3,9 +3,9 @@
 
 use std::hint::black_box;
 
-/// Bytes wiped: the frames of an HKDF, of a key schedule that is built and moved, of round keys that a wide cipher spills from
-/// registers, also without optimisation.
-const DEPTH: usize = 6144;
+/// Bytes wiped: the frames of an HKDF, of a key schedule that is built and moved, of the keys of four messages and of round
+/// keys that a wide cipher spills from registers, also without optimisation.
+const DEPTH: usize = 16384;
 
 /// Runs `work` and wipes the stack that it used. What it returns must be no secret by value, only in locked memory.
 pub(super) fn leaving_no_trace<R>(work: impl FnOnce() -> R) -> R {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Half, Kind, RECORDS_PER_SECTOR};
 
-use super::block::{Current, Group, Version, bit, free_slot, sector_start};
+use super::block::{Block, Current, Group, Version, bit, free_slot, sector_start};
 
 /// A change of blocks of one group.
 pub(super) struct Job {
@@ -43,6 +43,11 @@ impl Job {
             old_slots,
             new_slots: layout::slots(number, new_blocks),
         }
+    }
+
+    /// Everything that the group had is durable.
+    pub(super) fn synced(&mut self) {
+        self.group.blocks_mut().iter_mut().for_each(Block::synced);
     }
 
     /// Slots that a block may use.

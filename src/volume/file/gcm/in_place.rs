@@ -8,19 +8,24 @@ use crate::format::layout::{self, PAGE};
 use crate::format::record::Kind;
 use crate::volume::error::{Error, Result};
 
-use super::block::Version;
+use super::block::{Group, Version};
 use super::choose::{Job, Piece};
 use super::{GcmBody, Turn};
 
-impl GcmBody {
-    /// Blocks that stand in a slot keep it; others get free ones. Everything in the group is durable.
-    pub(super) fn place_over(
-        &self,
-        turn: &Turn<'_>,
-        job: &Job,
-        pieces: &mut [Piece],
-        sealed: &[u8],
-    ) -> Result<()> {
+/// A change of one group in place.
+pub(super) struct Over<'a> {
+    job: &'a Job,
+    /// Blocks that stand in a slot, which they keep.
+    over: Vec<Piece>,
+    /// Others, with free slots.
+    fresh: Vec<Piece>,
+    sealed: &'a [u8],
+}
+
+impl<'a> Over<'a> {
+    /// # Errors
+    /// Damaged if the group is not durable, or its records leave no slot for a block that has none.
+    pub(super) fn new(job: &'a Job, pieces: &[Piece], sealed: &'a [u8]) -> Result<Self> {
         if job.group.is_unsynced() {
             return Err(Error::Damaged(format!(
                 "group {}: not durable where it must be",
@@ -28,7 +33,7 @@ impl GcmBody {
             )));
         }
         let (mut over, mut fresh): (Vec<Piece>, Vec<Piece>) = (Vec::new(), Vec::new());
-        for piece in pieces.iter() {
+        for piece in pieces {
             match job.own_slot(piece.index) {
                 Some(slot) if piece.half.kind == Kind::Data => {
                     let mut piece = *piece;
@@ -44,72 +49,100 @@ impl GcmBody {
                 job.number
             )));
         }
-        self.write_runs(job.number, &fresh, sealed)?;
-        let announced = self.announce(turn, job, &over, &fresh).and_then(|()| {
-            match broken(Rule::InPlaceUnsynced) {
-                true => Ok(()),
-                false => self.sync_only(turn),
-            }
-        });
-        if let Err(error) = announced {
-            self.put_back(turn, job, &over, &fresh);
-            return Err(error);
-        }
-        self.write_over(turn, job, &over, &fresh, sealed)
+        Ok(Self {
+            job,
+            over,
+            fresh,
+            sealed,
+        })
     }
 
-    /// Records with both versions.
-    fn announce(&self, turn: &Turn<'_>, job: &Job, over: &[Piece], fresh: &[Piece]) -> Result<()> {
-        let group = job.after(&[over, fresh].concat());
-        self.put_records(turn, job.number, &group, &sorted_indexes(over, fresh))
+    /// The group with the new versions.
+    fn after(&self) -> Group {
+        self.job.after(&[&self.over[..], &self.fresh[..]].concat())
+    }
+
+    /// The blocks that change, in order.
+    fn indexes(&self) -> Vec<usize> {
+        let pieces = self.over.iter().chain(&self.fresh);
+        let mut indexes: Vec<usize> = pieces.map(|piece| piece.index).collect();
+        indexes.sort_unstable();
+        indexes
+    }
+}
+
+impl GcmBody {
+    /// Everything in these groups is durable. One sync for all of them.
+    pub(super) fn place_over(&self, turn: &Turn<'_>, groups: &[Over<'_>]) -> Result<()> {
+        if groups.is_empty() {
+            return Ok(());
+        }
+        for group in groups {
+            self.write_runs(group.job.number, &group.fresh, group.sealed)?;
+        }
+        let mut begun = 0;
+        let announced = groups.iter().try_for_each(|group| {
+            begun += 1;
+            self.put_records(turn, group.job.number, &group.after(), &group.indexes())
+        });
+        let synced = announced.and_then(|()| match broken(Rule::InPlaceUnsynced) {
+            true => Ok(()),
+            false => self.sync_only(turn),
+        });
+        if let Err(error) = synced {
+            self.put_back(turn, groups.get(..begun).unwrap_or_default());
+            return Err(error);
+        }
+        for (index, group) in groups.iter().enumerate() {
+            if let Err(error) = self.write_over(turn, group) {
+                self.put_back(turn, groups.get(index + 1..).unwrap_or_default());
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// The records as they were: the data was not touched.
-    fn put_back(&self, turn: &Turn<'_>, job: &Job, over: &[Piece], fresh: &[Piece]) {
-        let mut group = job.group.clone();
-        let indexes = sorted_indexes(over, fresh);
-        for index in &indexes {
-            if let Some(block) = group.blocks_mut().get_mut(*index) {
-                block.record_unsynced = true;
+    fn put_back(&self, turn: &Turn<'_>, groups: &[Over<'_>]) {
+        for over in groups {
+            let mut group = over.job.group.clone();
+            let indexes = over.indexes();
+            for index in &indexes {
+                if let Some(block) = group.blocks_mut().get_mut(*index) {
+                    block.record_unsynced = true;
+                }
             }
-        }
-        let put = self.put_records(turn, job.number, &group, &indexes);
-        let mut memory = self.memory();
-        memory.table.wrote(job.number, group);
-        if let Err(error) = put {
-            // The next sync writes them again before it may end well.
-            tracing::warn!("records not put back after a failed write in place: {error}");
-            memory.ledger.failed = true;
+            let put = self.put_records(turn, over.job.number, &group, &indexes);
+            let mut memory = self.memory();
+            memory.table.wrote(over.job.number, group);
+            if let Err(error) = put {
+                // The next sync writes them again before it may end well.
+                tracing::warn!("records not put back after a failed write in place: {error}");
+                memory.ledger.failed = true;
+            }
         }
     }
 
-    fn write_over(
-        &self,
-        turn: &Turn<'_>,
-        job: &Job,
-        over: &[Piece],
-        fresh: &[Piece],
-        sealed: &[u8],
-    ) -> Result<()> {
-        let mut group = job.after(&[over, fresh].concat());
-        for piece in over {
+    fn write_over(&self, turn: &Turn<'_>, over: &Over<'_>) -> Result<()> {
+        let job = over.job;
+        let mut group = over.after();
+        for piece in &over.over {
             if let Some(block) = group.blocks_mut().get_mut(piece.index) {
                 block.in_place = true;
             }
         }
         let _alone = self.io_alone();
-        let written = self.write_runs(job.number, over, sealed);
+        let written = self.write_runs(job.number, &over.over, over.sealed);
         if written.is_err() {
-            for piece in over {
+            for piece in &over.over {
                 if self.still_old(job, piece).unwrap_or(false) {
                     let mut block = job.group.block(piece.index);
                     block.record_unsynced = true;
                     group.put(piece.index, block);
                 }
             }
-            let indexes = sorted_indexes(over, fresh);
             self.memory().table.wrote(job.number, group.clone());
-            self.put_records(turn, job.number, &group, &indexes)?;
+            self.put_records(turn, job.number, &group, &over.indexes())?;
             return written;
         }
         self.memory().table.wrote(job.number, group);
@@ -132,10 +165,4 @@ impl GcmBody {
             )
             .is_ok())
     }
-}
-
-fn sorted_indexes(over: &[Piece], fresh: &[Piece]) -> Vec<usize> {
-    let mut indexes: Vec<usize> = over.iter().chain(fresh).map(|piece| piece.index).collect();
-    indexes.sort_unstable();
-    indexes
 }

@@ -5,6 +5,7 @@
 //! written are as they were.
 
 use std::io::IoSlice;
+use std::ops::Range;
 
 use crate::broken::{Rule, broken};
 use crate::crypto::Message;
@@ -13,45 +14,117 @@ use crate::format::record::{Half, Kind, RECORD_LEN, block_aad};
 use crate::volume::error::{Error, Result};
 use crate::volume::replace::is_no_room;
 
-use super::block::{Block, bit};
+use super::block::bit;
 use super::choose::{Job, Piece, runs};
 use super::groups::nonces;
+use super::in_place::Over;
 use super::{GcmBody, Turn};
 
+/// A change of one group, sealed; its slots are chosen later.
+pub(super) struct Change {
+    job: Job,
+    pieces: Vec<Piece>,
+    /// `Ledger::synced` when the job was made: once that is another, the job's group is durable.
+    synced: u64,
+}
+
+impl Change {
+    /// Chooses free slots; false where there are too few, or a block must not be written again before a sync.
+    fn choose(&mut self) -> bool {
+        !self.is_banned() && self.job.choose(&mut self.pieces)
+    }
+
+    fn is_banned(&self) -> bool {
+        let blocks = self.pieces.iter();
+        let mut blocks = blocks.map(|piece| self.job.group.block(piece.index));
+        blocks.any(|block| block.in_place) && !broken(Rule::InPlaceTwice)
+    }
+}
+
 impl GcmBody {
-    /// Seals these blocks, the plaintext of those with data in turn in `text`, and puts them in place.
-    pub(super) fn place(
+    /// Seals these blocks, the plaintext of those with data in turn in `text`.
+    pub(super) fn seal_change(
         &self,
-        turn: &Turn<'_>,
         job: Job,
         kinds: &[(usize, Kind)],
         text: &mut [u8],
+        synced: u64,
+    ) -> Change {
+        let pieces = self.seal_pieces(&job, kinds, text);
+        Change {
+            job,
+            pieces,
+            synced,
+        }
+    }
+
+    /// Puts a change into free slots, or gives it back where that cannot be before a sync, or at all.
+    pub(super) fn place_at_once(
+        &self,
+        turn: &Turn<'_>,
+        mut change: Change,
+        sealed: &[u8],
+    ) -> Result<Option<Change>> {
+        if !change.choose() {
+            return Ok(Some(change));
+        }
+        self.place_in_slots(turn, &mut change.job, &mut change.pieces, sealed)?;
+        Ok(None)
+    }
+
+    /// Puts a change in place.
+    pub(super) fn place(&self, turn: &Turn<'_>, change: Change, sealed: &[u8]) -> Result<()> {
+        let part = 0..sealed.len();
+        self.place_together(turn, &mut [(change, part)], sealed)
+    }
+
+    /// Puts changes of several groups in place, each with its part of `sealed`: what free slots take there, the rest in
+    /// place, with one sync for all of them.
+    pub(super) fn place_together(
+        &self,
+        turn: &Turn<'_>,
+        mut changes: &mut [(Change, Range<usize>)],
+        sealed: &[u8],
     ) -> Result<()> {
-        let mut job = job;
-        let mut pieces = self.seal_pieces(&job, kinds, text);
-        let banned = pieces
-            .iter()
-            .any(|piece| job.group.block(piece.index).in_place)
-            && !broken(Rule::InPlaceTwice);
-        if banned {
-            self.settle_job(turn, &mut job)?;
+        self.take_syncs_in(changes);
+        let waits = |change: &mut Change| !change.choose() && change.job.group.is_unsynced();
+        if changes.iter_mut().any(|(change, _)| waits(change)) {
+            self.barrier(turn)?;
+            self.take_syncs_in(changes);
         }
-        let mut fits = job.choose(&mut pieces);
-        if !fits && job.group.is_unsynced() {
-            self.settle_job(turn, &mut job)?;
-            fits = job.choose(&mut pieces);
+        let mut over = Vec::new();
+        while let Some((first, rest)) = std::mem::take(&mut changes).split_first_mut() {
+            let (change, part) = first;
+            let sealed = sealed.get(part.clone()).unwrap_or_default();
+            let fits = change.choose();
+            let Change { job, pieces, .. } = change;
+            match fits {
+                true => self.place_in_slots(turn, job, pieces, sealed)?,
+                false if self.env.in_place => over.push(Over::new(job, pieces, sealed)?),
+                false => self.place_in_rounds(turn, job, pieces, sealed)?,
+            }
+            changes = rest;
+            self.take_syncs_in(changes);
         }
-        match fits {
-            true => self.place_in_slots(turn, &mut job, &mut pieces, text),
-            false if self.env.in_place => self.place_over(turn, &job, &mut pieces, text),
-            false => self.place_in_rounds(turn, &mut job, &mut pieces, text),
+        self.place_over(turn, &over)
+    }
+
+    /// Syncs since the jobs were made: what their groups had is durable.
+    fn take_syncs_in(&self, changes: &mut [(Change, Range<usize>)]) {
+        let synced = self.memory().ledger.synced;
+        for (change, _) in changes
+            .iter_mut()
+            .filter(|(change, _)| change.synced != synced)
+        {
+            change.job.synced();
+            change.synced = synced;
         }
     }
 
     /// A sync, after which the job goes on with what is durable then.
     pub(super) fn settle_job(&self, turn: &Turn<'_>, job: &mut Job) -> Result<()> {
         self.barrier(turn)?;
-        job.group.blocks_mut().iter_mut().for_each(Block::synced);
+        job.synced();
         Ok(())
     }
 
@@ -182,7 +255,7 @@ impl GcmBody {
             .all(|piece| piece.half.kind == Kind::Hole || job.own_slot(piece.index).is_some());
         match all_have_slots {
             false => Err(full),
-            true if self.env.in_place => self.place_over(turn, job, pieces, sealed),
+            true if self.env.in_place => self.place_over(turn, &[Over::new(job, pieces, sealed)?]),
             true => self.place_one_by_one(turn, job, pieces, sealed, full),
         }
     }

@@ -157,6 +157,7 @@ impl GcmBody {
         let size = self.size.load(Ordering::Acquire);
         let blocks = layout::blocks_of(size);
         let number = layout::group_of(blocks - 1);
+        let synced = self.memory().ledger.synced;
         let group = self.group_to_change(turn, number)?;
         let (first, slots) = (layout::first_block(number), layout::slots(number, blocks));
         with_scratch(|text| {
@@ -193,7 +194,8 @@ impl GcmBody {
                 return Ok(false);
             }
             let job = Job::new(number, group, blocks, blocks);
-            self.place(turn, job, &kinds, text).map(|()| true)
+            let change = self.seal_change(job, &kinds, text, synced);
+            self.place(turn, change, text).map(|()| true)
         })
     }
 

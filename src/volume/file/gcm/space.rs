@@ -77,6 +77,7 @@ impl GcmBody {
         number: u32,
         range: std::ops::Range<usize>,
     ) -> Result<u128> {
+        let synced = self.memory().ledger.synced;
         let group = self.group_to_change(turn, number)?;
         let has_data = |index: &usize| match group.block(*index).version() {
             Version::Sealed(half) => half.kind == Kind::Data,
@@ -96,7 +97,8 @@ impl GcmBody {
             .iter()
             .filter_map(|(index, _)| job.own_slot(*index))
             .fold(0, |slots, slot| slots | bit(slot));
-        self.place(turn, job, &kinds, &mut [])?;
+        let change = self.seal_change(job, &kinds, &mut [], synced);
+        self.place(turn, change, &[])?;
         Ok(slots)
     }
 

@@ -10,7 +10,11 @@ use crate::volume::error::Result;
 
 use super::block::Group;
 use super::choose::{Job, kinds};
+use super::place::Change;
 use super::{GcmBody, Turn};
+
+/// Groups that are overwritten in place with one sync: more than a request of 1 MiB touches.
+const TOGETHER: usize = 6;
 
 /// A change of bytes, and what it does to the length.
 #[derive(Clone, Copy)]
@@ -52,10 +56,26 @@ impl GcmBody {
             sparse,
         };
         let changed = bytes.blocks();
-        for number in layout::group_of(changed.start)..=layout::group_of(changed.end - 1) {
-            self.write_group(turn, number, &bytes)?;
-        }
-        Ok(())
+        with_scratch(|text| {
+            let mut later = Vec::new();
+            for number in layout::group_of(changed.start)..=layout::group_of(changed.end - 1) {
+                let start = text.len();
+                let Some(change) = self.change_of(turn, number, &bytes, text)? else {
+                    continue;
+                };
+                let sealed = text.get(start..).unwrap_or_default();
+                match self.place_at_once(turn, change, sealed)? {
+                    Some(change) => later.push((change, start..text.len())),
+                    None => text.truncate(start),
+                }
+                if later.len() == TOGETHER {
+                    self.place_together(turn, &mut later, text)?;
+                    later.clear();
+                    text.clear();
+                }
+            }
+            self.place_together(turn, &mut later, text)
+        })
     }
 
     /// The part of a change that falls into one group.
@@ -65,6 +85,22 @@ impl GcmBody {
         number: u32,
         bytes: &Bytes<'_>,
     ) -> Result<()> {
+        with_scratch(|text| match self.change_of(turn, number, bytes, text)? {
+            Some(change) => self.place(turn, change, text),
+            None => Ok(()),
+        })
+    }
+
+    /// The part of a change that falls into one group, sealed, the ciphertext appended to `text`; `None` where nothing is
+    /// to be written.
+    fn change_of(
+        &self,
+        turn: &Turn<'_>,
+        number: u32,
+        bytes: &Bytes<'_>,
+        text: &mut Vec<u8>,
+    ) -> Result<Option<Change>> {
+        let synced = self.memory().ledger.synced;
         let first = layout::first_block(number);
         let new_len = layout::blocks_in(number, bytes.new_blocks) as usize;
         let mut group = match layout::blocks_in(number, bytes.old_blocks) {
@@ -81,14 +117,14 @@ impl GcmBody {
         let kinds = kinds(&job.group, &data, job.old_len, new_len, sparse);
         if kinds.is_empty() {
             self.memory().table.replace(number, job.group);
-            return Ok(());
+            return Ok(None);
         }
-        with_scratch(|text| {
-            for index in data {
-                self.append_block(first + index as u64, bytes, text)?;
-            }
-            self.place(turn, job, &kinds, text)
-        })
+        let start = text.len();
+        for index in data {
+            self.append_block(first + index as u64, bytes, text)?;
+        }
+        let plain = text.get_mut(start..).unwrap_or_default();
+        Ok(Some(self.seal_change(job, &kinds, plain, synced)))
     }
 
     /// Appends the new plaintext of a block to `text`.

@@ -89,6 +89,25 @@ fn new_groups_are_one_write_each_and_read_with_one_call_each() {
 }
 
 #[test]
+fn groups_overwritten_in_place_share_one_sync() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    file.write(0, &vec![1; 288 * BLOCK as usize]).unwrap();
+    file.sync(false).unwrap();
+    let cost_of = |byte| {
+        let data = vec![byte; 256 * BLOCK as usize];
+        let counts = cost(&store, || file.write(GROUP_1, &data).unwrap());
+        (counts.of(Call::SyncFile), counts.of(Call::Write))
+    };
+    // Four groups, each its records and its data.
+    assert_eq!(cost_of(2), (1, 8));
+    // Not again before a sync: one more, for all.
+    assert_eq!(cost_of(3), (2, 8));
+    assert!(all(&file) == [vec![1; GROUP_1 as usize], vec![3; 256 * 4096]].concat());
+}
+
+#[test]
 fn a_sparse_file_costs_nothing_for_what_was_skipped() {
     let (fixture, store) = made();
     let mounted = fixture.mount(store.clone(), 1, &[]);
