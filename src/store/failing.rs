@@ -241,6 +241,10 @@ impl File for Failing<dyn File> {
         self.inner.will_need(offset, len);
     }
 
+    fn write_back(&self, offset: u64, len: u64) {
+        self.inner.write_back(offset, len);
+    }
+
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.pass(Call::SetMode)?.set_mode(mode)
     }

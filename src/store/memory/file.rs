@@ -161,6 +161,8 @@ impl File for MemoryFile {
 
     fn will_need(&self, _offset: u64, _len: u64) {}
 
+    fn write_back(&self, _offset: u64, _len: u64) {}
+
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.call(Call::SetMode, |tree, ino| {
             tree.altering(ino)?.mode = mode & 0o7777;

@@ -9,7 +9,7 @@ use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, SeekFrom};
 use rustix::io::Errno;
 
 use super::xattr::FdXattrs;
-use super::{owner, retry, stat_of, timestamps};
+use super::{owner, retry, stat_of, timestamps, write_back};
 use crate::store::{Allocate, File, SetTimes, Stat, Taken, Xattrs, take};
 
 /// Most buffers the kernel takes in one preadv or pwritev.
@@ -154,6 +154,10 @@ impl File for RealFile {
         if let Some(len) = NonZeroU64::new(len) {
             let _best_effort = rustix::fs::fadvise(&self.fd, offset, Some(len), Advice::WillNeed);
         }
+    }
+
+    fn write_back(&self, offset: u64, len: u64) {
+        write_back::begin(&self.fd, offset, len);
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {

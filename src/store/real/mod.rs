@@ -6,6 +6,7 @@
 mod dir;
 mod file;
 mod file_system;
+mod write_back;
 mod xattr;
 
 use std::io;

@@ -3,8 +3,9 @@
 //! a failed writeback is reported where the file's syncs ask.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::store::{Allocate, File, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs};
 
@@ -12,6 +13,44 @@ use crate::store::{Allocate, File, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs
 pub(crate) struct Backing {
     first: Arc<dyn File>,
     writable: OnceLock<Arc<dyn File>>,
+    stream: Mutex<Stream>,
+}
+
+/// Large writes that go through the file from front to back. They are written back while they go on, not all at the sync
+/// that ends them.
+#[derive(Default)]
+struct Stream {
+    /// What was not asked to be written back begins here.
+    start: u64,
+    /// Where the last large write ended.
+    end: u64,
+}
+
+/// What is written back at a time, bytes.
+const PORTION: u64 = 4 << 20;
+/// From this many bytes on a write is a large one; records, states and single blocks between them do not count.
+const LARGE: u64 = 64 << 10;
+/// What a stream may skip, bytes: the slots that a group has spare, and its records.
+const GAP: u64 = 16 << 12;
+
+impl Stream {
+    /// Takes a write in; the range to be written back now, if there is one.
+    fn wrote(&mut self, offset: u64, len: u64) -> Option<Range<u64>> {
+        if len < LARGE {
+            return None;
+        }
+        let goes_on = offset >= self.end && offset - self.end <= GAP;
+        if !goes_on {
+            self.start = offset;
+        }
+        self.end = offset.saturating_add(len);
+        if self.end - self.start < PORTION {
+            return None;
+        }
+        let portion = self.start..self.end;
+        self.start = self.end;
+        Some(portion)
+    }
 }
 
 impl Backing {
@@ -20,6 +59,7 @@ impl Backing {
         let backing = Self {
             first: file.clone(),
             writable: OnceLock::new(),
+            stream: Mutex::default(),
         };
         if writable {
             backing.make_writable(file);
@@ -30,6 +70,16 @@ impl Backing {
     /// Uses `file`, opened for writing, from now on; keeps the present one if that can write.
     pub(crate) fn make_writable(&self, file: Arc<dyn File>) {
         self.writable.get_or_init(|| file);
+    }
+
+    fn wrote(&self, offset: u64, len: usize) {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let portion = stream.wrote(offset, len as u64);
+        drop(stream);
+        if let Some(portion) = portion {
+            self.file()
+                .write_back(portion.start, portion.end - portion.start);
+        }
     }
 
     fn file(&self) -> &dyn File {
@@ -88,10 +138,14 @@ impl File for Backing {
         self.file().read_vectored_at(bufs, offset)
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.file().write_at(buf, offset)
+        self.file().write_at(buf, offset)?;
+        self.wrote(offset, buf.len());
+        Ok(())
     }
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.file().write_vectored_at(bufs, offset)
+        self.file().write_vectored_at(bufs, offset)?;
+        self.wrote(offset, bufs.iter().map(|buf| buf.len()).sum());
+        Ok(())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file().set_len(len)
@@ -114,6 +168,9 @@ impl File for Backing {
     fn will_need(&self, offset: u64, len: u64) {
         self.file().will_need(offset, len);
     }
+    fn write_back(&self, offset: u64, len: u64) {
+        self.file().write_back(offset, len);
+    }
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.file().set_mode(mode)
     }
@@ -131,5 +188,38 @@ impl File for Backing {
     }
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         self.file().try_lock(exclusive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_written_back_in_portions_without_gaps() {
+        let mut stream = Stream::default();
+        let (mut at, mut portions) = (1 << 20, Vec::new());
+        for _ in 0..64 {
+            portions.extend(stream.wrote(at, 65 << 12));
+            assert_eq!(stream.wrote(at, 64), None, "a record");
+            at += 74 << 12;
+        }
+        assert!(portions.len() > 3);
+        assert_eq!(portions[0].start, 1 << 20);
+        for pair in portions.windows(2) {
+            assert_eq!(pair[0].end, pair[1].start);
+            assert!(pair[1].end - pair[1].start >= PORTION);
+        }
+    }
+
+    #[test]
+    fn writes_here_and_there_are_left_to_the_kernel() {
+        let mut stream = Stream::default();
+        for at in (0..100).rev() {
+            assert_eq!(stream.wrote(at << 22, 1 << 20), None);
+        }
+        for at in 0..10_000 {
+            assert_eq!(stream.wrote(at << 12, 1 << 12), None);
+        }
     }
 }

@@ -202,6 +202,10 @@ impl File for Held<dyn File> {
         self.inner.will_need(offset, len);
     }
 
+    fn write_back(&self, offset: u64, len: u64) {
+        self.inner.write_back(offset, len);
+    }
+
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.set(self.ino, Attribute::Mode(mode), |inner| {
             inner.set_mode(mode)

@@ -99,7 +99,17 @@ impl GcmBody {
                 return Err(error);
             }
         }
+        self.begin_write_back(groups);
         Ok(())
+    }
+
+    /// The next write in place must wait for this one's data: it goes to the device while that one comes in.
+    fn begin_write_back(&self, groups: &[Over<'_>]) {
+        if let (Some(first), Some(last)) = (groups.first(), groups.last()) {
+            let start = layout::tag_page_offset(first.job.number);
+            let end = layout::tag_page_offset(last.job.number + 1);
+            self.backing.write_back(start, end.saturating_sub(start));
+        }
     }
 
     /// The records as they were: the data was not touched.
