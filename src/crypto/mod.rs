@@ -1,7 +1,7 @@
 //! Ciphers, derivation and secret memory. Knows nothing of offsets, files or formats: callers hand in slices and labels.
 //!
 //! Invariant: key material and expanded keys live in [`Locked`] memory and are wiped when dropped; what the stack held of them
-//! while they were made or used is wiped too, but for the keys of single blocks (`tests/hygiene.rs`).
+//! while they were made or used is wiped too (`tests/hygiene.rs`). `unsafe` is in `locked` and `wide/mod.rs` alone.
 
 mod derive;
 mod gcm_siv;
