@@ -10,5 +10,7 @@ pub mod crypto;
 pub mod format;
 pub mod fuse;
 pub mod keys;
+#[cfg(test)]
+mod repeated;
 pub mod store;
 pub mod volume;

@@ -145,6 +145,7 @@ fn every_source_belongs_to_a_layer() {
         "lib.rs".into(),
         "main.rs".into(),
         "broken.rs".into(),
+        "repeated.rs".into(),
     ]); // switches of test builds
     assert_eq!(
         entries.collect::<BTreeSet<_>>(),

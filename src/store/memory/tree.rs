@@ -69,7 +69,7 @@ impl Folder {
 /// Everything a memory store holds.
 #[derive(Clone)]
 pub(super) struct Tree {
-    inodes: HashMap<u64, Inode>,
+    inodes: BTreeMap<u64, Inode>,
     last_ino: u64,
     last_handle: u64,
     now: Time,
@@ -80,7 +80,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn new(dev: u64) -> Self {
         let mut tree = Self {
-            inodes: HashMap::new(),
+            inodes: BTreeMap::new(),
             last_ino: ROOT - 1,
             last_handle: 0,
             now: Time::default(),

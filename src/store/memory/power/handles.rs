@@ -4,9 +4,9 @@ use std::any::Any;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use super::PowerStore;
 use super::file_log::FileLog;
 use super::journal::{Attribute, Change};
+use super::{PowerStore, Synced};
 use crate::store::memory::content::PAGE;
 use crate::store::name::errno;
 use crate::store::{Access, Allocate, Dir, Entry, File, Kind, RenameMode, SetTimes, Stat, Xattrs};
@@ -147,7 +147,7 @@ impl File for Held<dyn File> {
         let ino = self.ino;
         self.store.sync_with(
             self.process,
-            Some(ino),
+            Synced::File(ino),
             |disk, time| disk.file_synced(ino, time, false),
             |disk, time| disk.file_sync_failed(ino, time),
         )
@@ -157,7 +157,7 @@ impl File for Held<dyn File> {
         let ino = self.ino;
         self.store.sync_with(
             self.process,
-            Some(ino),
+            Synced::File(ino),
             |disk, time| disk.file_synced(ino, time, true),
             |disk, time| disk.file_sync_failed(ino, time),
         )
@@ -437,7 +437,7 @@ impl Dir for Held<dyn Dir> {
         let ino = self.ino;
         self.store.sync_with(
             self.process,
-            None,
+            Synced::Dir(ino),
             |disk, time| disk.log.force_dir(ino, time),
             |_, _| false,
         )

@@ -5,7 +5,7 @@
 //! these changes touch; of a file, its own lengths and attributes. A rename is one change of both directories.
 
 use std::collections::{HashSet, VecDeque};
-use std::io;
+use std::{fmt, io};
 
 use super::Rng;
 use crate::store::memory::tree::Tree;
@@ -98,8 +98,8 @@ impl Change {
 
     /// What must be durable with it: the changes that came before of the things that it touches, and of a file's lengths and
     /// attributes, since another name is a change of that file, too. Both directories of a rename must be there, or what it
-    /// moves would be nowhere; a directory that is there only for that needs its own, in turn. (An entry that is new may
-    /// stand in a directory that is not.)
+    /// moves would be nowhere, and so must what a link names; a directory that is there only for that needs its own, in
+    /// turn. (An entry that is new may stand in a directory that is not.)
     fn needs(&self, wanted: &HashSet<Thing>) -> Vec<Thing> {
         let mut things = self.things();
         let reached = |thing: &Thing| matches!(thing, Thing::Reach(_)) && wanted.contains(thing);
@@ -107,9 +107,10 @@ impl Change {
         things.retain(|thing| !matches!(thing, Thing::Reach(_)));
         match self {
             Self::Make { dir, .. } if is_reached => things.push(Thing::Reach(*dir)),
-            Self::Link { ino, .. } | Self::Remove { ino, .. } => {
-                things.push(Thing::Attributes(*ino));
+            Self::Link { ino, .. } => {
+                things.extend([Thing::Attributes(*ino), Thing::Reach(*ino)]);
             }
+            Self::Remove { ino, .. } => things.push(Thing::Attributes(*ino)),
             Self::Rename {
                 from,
                 to,
@@ -173,6 +174,43 @@ impl Change {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |(dir, name): (&u64, &[u8])| format!("{dir}/{}", name.escape_ascii());
+        match self {
+            Self::Make {
+                dir,
+                name,
+                kind,
+                ino,
+                ..
+            } => write!(f, "make {} {ino} {kind:?}", show((dir, name))),
+            Self::Link { ino, dir, name } => write!(f, "link {} {ino}", show((dir, name))),
+            Self::Remove { dir, name, ino, .. } => write!(f, "remove {} {ino}", show((dir, name))),
+            Self::Rename {
+                from,
+                to,
+                mode,
+                moved,
+                replaced,
+            } => {
+                let (from, to) = (show((&from.0, &from.1)), show((&to.0, &to.1)));
+                write!(f, "rename {from} {moved} to {to} {replaced:?} {mode:?}")
+            }
+            Self::Attribute(ino, attribute) => {
+                let what = match attribute {
+                    Attribute::Len => "length",
+                    Attribute::Mode(_) => "mode",
+                    Attribute::Owner(..) => "owner",
+                    Attribute::Times(_) => "times",
+                    Attribute::Xattr(..) => "xattr",
+                };
+                write!(f, "{what} of {ino}")
+            }
+        }
     }
 }
 
@@ -344,6 +382,12 @@ impl Log {
                 Survivors::These { before, times }
             }
         }
+    }
+
+    /// When the changes were made that did not survive.
+    pub(super) fn lost(&self, survivors: &Survivors) -> Vec<u64> {
+        let times = self.records.iter().map(|record| record.time);
+        times.filter(|time| !survivors.has(*time)).collect()
     }
 
     /// The tree with the changes that survived.

@@ -7,13 +7,14 @@
 mod file_log;
 mod handles;
 mod journal;
+mod story;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
+use std::{fmt, io};
 
 use super::tree::Tree;
 use super::{MemoryStore, Shared};
@@ -25,37 +26,30 @@ use journal::{Attribute, Change, Log};
 
 pub(crate) use file_log::Rules;
 pub(crate) use journal::Journal;
+pub(crate) use story::told;
 
-/// A generator of numbers that a seed repeats (SplitMix64).
-#[derive(Debug, Clone)]
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Below `bound`, which is not 0.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len.next_multiple_of(8)];
-        for chunk in bytes.chunks_exact_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes());
-        }
-        bytes.truncate(len);
-        bytes
-    }
-}
+pub(crate) use crate::repeated::Rng;
 
 /// What other threads do while a sync runs.
 pub(crate) type Meanwhile = Box<dyn FnOnce() + Send>;
+
+/// What a sync is asked for.
+#[derive(Clone, Copy)]
+enum Synced {
+    Store,
+    Dir(u64),
+    File(u64),
+}
+
+impl fmt::Display for Synced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store => write!(f, "the store"),
+            Self::Dir(ino) => write!(f, "directory {ino}"),
+            Self::File(ino) => write!(f, "file {ino}"),
+        }
+    }
+}
 
 struct Disk {
     live: Shared,
@@ -111,6 +105,7 @@ impl Disk {
     }
 
     fn note(&mut self, time: u64, change: Change) {
+        story::tell(|| format!("{time}: {change}"));
         self.log.add(time, change);
     }
 
@@ -184,6 +179,7 @@ impl Disk {
             (Pick::Any, _) => self.rng.below(1001),
         };
         let survivors = self.log.survivors(keep, &mut self.rng);
+        story::tell(|| format!("cut, without {:?}", self.log.lost(&survivors)));
         // Pages may be all old, or all new, whatever became of the names.
         let pick = match self.rng.below(8) {
             0 => Pick::Oldest,
@@ -368,7 +364,7 @@ impl PowerStore {
     fn sync_with(
         &self,
         process: u64,
-        file: Option<u64>,
+        what: Synced,
         finish: impl FnOnce(&mut Disk, u64),
         fail: impl FnOnce(&mut Disk, u64) -> bool,
     ) -> io::Result<()> {
@@ -383,9 +379,14 @@ impl PowerStore {
         if process != disk.process {
             return Err(errno(libc::EIO));
         }
-        let told = file.is_some_and(|ino| disk.told.remove(&ino));
+        let told = matches!(what, Synced::File(ino) if disk.told.remove(&ino));
         disk.failed += u64::from(told);
-        if told || disk.take_failure() {
+        let failed = told || disk.take_failure();
+        story::tell(|| {
+            let how = if failed { "failed" } else { "went well" };
+            format!("{begun}: sync of {what} {how}")
+        });
+        if failed {
             fail(&mut disk, begun);
             return Err(errno(libc::EIO));
         }
@@ -403,7 +404,8 @@ impl Store for PowerStore {
 
     fn sync(&self) -> io::Result<()> {
         let process = self.lock().process;
-        self.sync_with(process, None, Disk::all_synced, Disk::all_syncs_failed)
+        let (synced, failed) = (Disk::all_synced, Disk::all_syncs_failed);
+        self.sync_with(process, Synced::Store, synced, failed)
     }
 
     fn usage(&self) -> io::Result<Usage> {

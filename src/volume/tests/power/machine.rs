@@ -55,6 +55,17 @@ impl Setup {
         ..Self::GCM
     };
 
+    /// No sync of the store tells of files.
+    pub(super) const FILE_SYNCS: Self = Self {
+        syncfs: false,
+        ..Self::GCM
+    };
+    /// Each directory reaches the disk by itself.
+    pub(super) const EACH_DIR: Self = Self {
+        journal: Journal::PerDir,
+        ..Self::GCM
+    };
+
     pub(super) fn rules(&self) -> Rules {
         let gcm = self.suite == Suite::Gcm;
         Rules {
@@ -172,6 +183,8 @@ pub(super) fn mount(disk: &Arc<dyn Store>, setup: &Setup) -> Result<(Arc<Volume>
         Providers::from(keys.clone() as Arc<dyn KeyProvider>),
         &options,
     )?;
+    // Idle time is a step of the scripts, so that a seed repeats all of it.
+    volume.housekeeping.stop();
     Ok((volume, keys))
 }
 

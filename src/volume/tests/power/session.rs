@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use crate::format::suite::{Envelope, Suite};
 use crate::keys::Keystore;
+use crate::repeated::follow;
 use crate::store::power::{Journal, PowerStore, Rng};
 use crate::store::{Kind as StoreKind, MemoryStore, Store};
 use crate::volume::error::{Error, Result as VolumeResult};
 use crate::volume::fixture::READ_WRITE;
+use crate::volume::spot::Spot;
 use crate::volume::tests::list;
 use crate::volume::{Node, Rotation, Target, Volume, dir};
 
@@ -61,6 +63,7 @@ type Outcome<T> = Result<T, String>;
 impl Session {
     /// A new volume, durable and mounted.
     pub(super) fn new(setup: Setup, seed: u64) -> Self {
+        follow(seed);
         let made = PowerStore::over(
             &machine::empty_disk(&setup),
             setup.journal,
@@ -125,6 +128,7 @@ impl Session {
         let (fresh, mark) = (self.oracle.next_fresh(), self.oracle.mark());
         let names = step.names(self.oracle.tree(), fresh);
         if let Some(between) = step.names_between(self.oracle.tree())
+            && !self.disk.is_dead()
             && step
                 .replaces_ours(&self.volume)
                 .map_err(|error| self.what(error))?
@@ -453,8 +457,8 @@ pub(super) fn show(volume: &Volume) -> Outcome<Shown> {
         let names =
             list(volume, &dir).map_err(|error| format!("a directory cannot be listed: {error}"))?;
         for name in names {
-            let (node, object, content) = look(volume, &dir, &name)
-                .map_err(|error| format!("{} cannot be read: {error}", name.escape_ascii()))?;
+            let (node, object, content) =
+                look(volume, &dir, &name).map_err(|error| unread(volume, &dir, &name, &error))?;
             let id = node.id();
             if let Some(parent) = shown.tree.0.get_mut(&dir.id()) {
                 parent.entries.insert(name, id);
@@ -480,6 +484,17 @@ pub(super) fn show(volume: &Volume) -> Outcome<Shown> {
         }
     }
     Ok(shown)
+}
+
+/// What cannot be read, as the journal calls it, too.
+fn unread(volume: &Volume, dir: &Arc<Node>, name: &[u8], error: &Error) -> String {
+    let stored = Spot::new(volume, dir, name).map(|spot| spot.entry().escape_ascii().to_string());
+    let name = name.escape_ascii();
+    format!(
+        "{name} ({} in {}) cannot be read: {error}",
+        stored.unwrap_or_default(),
+        dir.ino()
+    )
 }
 
 type Look = (Arc<Node>, Object, Option<Vec<u8>>);
