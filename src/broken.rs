@@ -60,6 +60,10 @@ pub(crate) enum Rule {
     NoMarker,
     /// 5: a directory that replaces a marked name gets the derived id.
     MarkerIgnored,
+    /// 5: a directory that is removed loses its files before it is durably hidden.
+    PurgeUnsynced,
+    /// 5: tags of names that went are dropped before the directory change is durable.
+    NamesUnsynced,
     /// An fsync that does nothing.
     FsyncIgnored,
     /// The keystore gets its name before its content is durable.

@@ -46,7 +46,7 @@ pub struct Volume {
     pub(crate) rotating: Mutex<()>,
     pub(crate) lockdown: LockDown,
     root: Arc<Node>,
-    housekeeping: Housekeeping,
+    pub(in crate::volume) housekeeping: Housekeeping,
     key_watch: Mutex<Option<Watching>>,
     closer: Mutex<Option<Box<dyn Closer>>>,
 }
@@ -55,6 +55,12 @@ pub struct Volume {
 pub(crate) trait Closer: Send {
     /// Writes the clean mark if it may be written, and releases the lock.
     fn finish(&mut self, env: &Env) -> Result<()>;
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.settler.let_go();
+    }
 }
 
 impl Volume {

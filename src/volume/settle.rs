@@ -3,7 +3,7 @@
 //!
 //! Lock order: `passes` < `syncs` < a file's locks < `files`; `files` is never held over a call of the store.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,17 +22,64 @@ const ROUNDS: usize = 8;
 /// Files kept open where the process has no limit of descriptors.
 const NO_LIMIT: usize = 1 << 19;
 
+/// Files of several names remembered one by one.
+const MOVED_MAX: usize = 4096;
+
 /// The files that wait to become durable and settled.
 pub(crate) struct Settler {
     env: Arc<Env>,
-    files: Mutex<HashMap<usize, Arc<FileState>>>,
+    /// By the order in which they were first opened.
+    files: Mutex<BTreeMap<u64, Arc<FileState>>>,
     /// One pass at a time.
     passes: Mutex<()>,
     /// One sync of the store at a time: who is told of a failure tells all files before another can end well.
     syncs: Mutex<()>,
-    /// Empty files whose names changed since the last sync of the store, by inode.
-    moved_empty: Mutex<HashSet<u64>>,
+    moved: Mutex<Moved>,
     room: usize,
+}
+
+/// Names of bound files that may be as they were before, after a power cut.
+#[derive(Debug, Default)]
+struct Moved {
+    /// Counts the changes of names of all bound files.
+    changes: u64,
+    /// The count that a sync of the store covered.
+    durable: u64,
+    /// Files of several names, by inode, and the count when these changed; no older than `durable`.
+    inodes: HashMap<u64, u64>,
+    /// Up to this count any file may be one: there were too many to remember, or an earlier mount knew them.
+    any: Option<u64>,
+}
+
+impl Moved {
+    fn changed(&mut self, several: Option<u64>) {
+        self.changes += 1;
+        self.inodes.extend(several.map(|ino| (ino, self.changes)));
+        if self.inodes.len() > MOVED_MAX {
+            self.inodes = HashMap::new();
+            self.any = Some(self.changes);
+        }
+    }
+
+    /// A sync of the store that began at this count ended well.
+    fn synced(&mut self, count: u64) {
+        self.durable = self.durable.max(count);
+        self.inodes.retain(|_, at| *at > count);
+        self.any = self.any.filter(|at| *at > count);
+    }
+}
+
+/// A change of a file's names under way. Noted before, so that a header made meanwhile knows of it, and after, so that no
+/// sync that ended before counts for it.
+#[must_use]
+pub(crate) struct Moving(Option<(Arc<Settler>, Option<u64>)>);
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        if let Some((settler, several)) = &self.0 {
+            lock(&settler.moved).changed(*several);
+        }
+    }
 }
 
 /// How a pass ended.
@@ -52,12 +99,18 @@ impl Settler {
         let room = limit
             .and_then(|limit| usize::try_from(limit / 4).ok())
             .unwrap_or(NO_LIMIT);
+        // What was not durable when the mount before was killed may still not be.
+        let moved = Moved {
+            any: env.epochs.any_listed().then_some(1),
+            changes: 1,
+            ..Moved::default()
+        };
         Arc::new(Self {
             env,
             files: Mutex::default(),
             passes: Mutex::default(),
             syncs: Mutex::default(),
-            moved_empty: Mutex::default(),
+            moved: Mutex::new(moved),
             room: room.clamp(1, NO_LIMIT),
         })
     }
@@ -66,21 +119,25 @@ impl Settler {
     pub(crate) fn note(&self, state: &Arc<FileState>) {
         let mut files = self.lock_files();
         if !state.listed.swap(true, Ordering::AcqRel) {
-            files.insert(key(state), state.clone());
+            files.insert(state.number, state.clone());
         }
     }
 
-    /// The names of an empty file are about to change: it has no header yet to say so in.
-    pub(crate) fn moves_empty(&self, stat: &Stat) {
+    /// A name of the object with these attributes is about to appear or to go; held until that is done or failed.
+    pub(crate) fn moving(self: &Arc<Self>, stat: &Stat) -> Moving {
         let bound = self.env.suite == Suite::Gcm && self.env.bind_names;
-        if bound && stat.kind == Kind::File && stat.size == 0 {
-            lock(&self.moved_empty).insert(stat.ino);
+        if !bound || stat.kind != Kind::File {
+            return Moving(None);
         }
+        let several = (stat.nlink > 1).then_some(stat.ino);
+        lock(&self.moved).changed(several);
+        Moving(Some((Arc::clone(self), several)))
     }
 
-    /// Whether names of this file that changed while it was empty may come back after a power cut.
-    pub(crate) fn moved_empty(&self, ino: u64) -> bool {
-        lock(&self.moved_empty).contains(&ino)
+    /// Whether several names of this file, others than it has now, may be back after a power cut.
+    pub(crate) fn may_have_had_others(&self, ino: u64) -> bool {
+        let moved = lock(&self.moved);
+        moved.any.is_some() || moved.inodes.contains_key(&ino)
     }
 
     /// How many files wait.
@@ -154,15 +211,21 @@ impl Settler {
         run.error.map_or(Ok(()), Err)
     }
 
+    /// Lets every file go, for a volume that nobody uses any more: they hold this list, and keys with it.
+    pub(crate) fn let_go(&self) {
+        let files = std::mem::take(&mut *self.lock_files());
+        drop(files); // closes them, with no lock held
+    }
+
     /// Takes a file off the list that is not listed any more.
     pub(in crate::volume) fn remove(&self, state: &Arc<FileState>) {
         let mut files = self.lock_files();
         if !state.listed.load(Ordering::Acquire) {
-            files.remove(&key(state));
+            files.remove(&state.number);
         }
     }
 
-    fn lock_files(&self) -> MutexGuard<'_, HashMap<usize, Arc<FileState>>> {
+    fn lock_files(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<FileState>>> {
         lock(&self.files)
     }
 }
@@ -179,12 +242,16 @@ impl Run<'_> {
         if moving.is_empty() {
             return;
         }
-        let moved = !lock(&self.settler.moved_empty).is_empty();
-        let directories = moved || moving.iter().any(Settling::lost_names);
-        if !broken(Rule::SettleUnsynced) {
-            self.sync(&moving, directories);
-        }
+        // Settling drops the tags of names that went, and leaves a new header without those that went before it.
+        let directories = {
+            let moved = lock(&self.settler.moved);
+            moved.changes != moved.durable && !broken(Rule::NamesUnsynced)
+        };
+        let synced = broken(Rule::SettleUnsynced) || self.sync(&moving, directories);
         self.keep_synced(&mut moving);
+        if !synced {
+            return;
+        }
         for step in [Step::Halves, Step::State] {
             moving.retain(|file| !self.left(&file.state, false));
             if moving.is_empty() {
@@ -208,30 +275,38 @@ impl Run<'_> {
     }
 
     /// A sync that covers these files: one of the store where that reports errors and goes well, else one for each.
-    fn sync(&mut self, files: &[Settling], directories: bool) {
-        let store = &self.settler.env.store;
-        if store.traits().syncfs_reports || directories {
-            let _one = lock(&self.settler.syncs);
-            let moved = lock(&self.settler.moved_empty).clone();
-            let synced = store.sync();
-            if synced.is_ok() {
-                lock(&self.settler.moved_empty).retain(|ino| !moved.contains(ino));
-            }
-            if let Err(error) = synced {
-                self.settler
-                    .lock_files()
-                    .values()
-                    .for_each(|state| state.distrust_store());
-                self.failed(error.into());
-            } else if store.traits().syncfs_reports {
-                return;
-            }
+    /// `directories`: of the names, too. Whether these are durable, if that was asked for.
+    fn sync(&mut self, files: &[Settling], directories: bool) -> bool {
+        let reports = self.settler.env.store.traits().syncfs_reports;
+        let whole = (reports || directories) && self.sync_whole();
+        if whole && reports {
+            return true;
         }
         for file in files {
             if let Err(error) = file.state.sync(false) {
                 self.failed(error);
             }
         }
+        // A file system tells of what a file lost once; of names it tells again.
+        !directories || whole || self.sync_whole()
+    }
+
+    /// A sync of the whole store; whether it went well.
+    fn sync_whole(&mut self) -> bool {
+        let settler = self.settler;
+        let _one = lock(&settler.syncs);
+        let count = lock(&settler.moved).changes;
+        match settler.env.store.sync() {
+            Ok(()) => lock(&settler.moved).synced(count),
+            Err(error) => {
+                let files = settler.lock_files();
+                files.values().for_each(|state| state.distrust_store());
+                drop(files);
+                self.failed(error.into());
+                return false;
+            }
+        }
+        true
     }
 
     /// Keeps the files that the last sync covered. One that it did not cover is synced by itself, for the next pass, where
@@ -264,10 +339,31 @@ impl Run<'_> {
     }
 }
 
-fn key(state: &Arc<FileState>) -> usize {
-    Arc::as_ptr(state) as usize
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers_so_many_files_of_several_names_and_then_takes_any_for_one() {
+        let mut moved = Moved::default();
+        (0..MOVED_MAX as u64).for_each(|ino| moved.changed(Some(ino)));
+        let count = moved.changes;
+        moved.changed(None);
+        moved.changed(Some(7));
+        assert!(moved.any.is_none() && moved.inodes.len() == MOVED_MAX);
+        moved.synced(count);
+        assert_eq!(moved.inodes.keys().collect::<Vec<_>>(), [&7]);
+        assert!(
+            moved.durable < moved.changes,
+            "a change during the sync is not covered"
+        );
+        (0..=MOVED_MAX as u64).for_each(|ino| moved.changed(Some(ino)));
+        assert!(moved.any.is_some() && moved.inodes.is_empty());
+        moved.synced(moved.changes);
+        assert!(moved.any.is_none() && moved.durable == moved.changes);
+    }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::broken::{Rule, broken};
 use crate::format::names::{DIR_FILE, is_gone_marker, random_tmp};
 use crate::store::{Dir, Kind, RenameMode, Stat};
 use crate::volume::access::with_owner_bits;
@@ -48,7 +49,7 @@ pub(crate) fn take_name(
     if found.stat.nlink > 1 {
         found.stat = spot.dir.stat_at(spot.entry())?;
     }
-    volume.settler.moves_empty(&found.stat);
+    let _moving = volume.settler.moving(&found.stat);
     let Some(state) = volume.files.live(&node) else {
         return work();
     };
@@ -179,13 +180,19 @@ impl Hidden<'_> {
         }
     }
 
-    /// Removes it. What cannot be removed stays hidden, without a name that anyone sees, and is shown by `check`.
+    /// Removes it, once it is durably hidden: it must not come back under its name without the files that say which
+    /// directory it is. What cannot be removed stays hidden, without a name that anyone sees, and is shown by `check`.
     pub(crate) fn purge(self) {
         let last = self.ours.ours.iter().filter(|entry| entry.name == DIR_FILE);
         let first = self.ours.ours.iter().filter(|entry| entry.name != DIR_FILE);
-        let purged = first
-            .chain(last)
-            .try_for_each(|entry| self.child.remove(&entry.name));
+        let hidden = match broken(Rule::PurgeUnsynced) {
+            true => Ok(()),
+            false => self.spot.dir.sync(),
+        };
+        let purged = hidden.and_then(|()| {
+            let mut ours = first.chain(last);
+            ours.try_for_each(|entry| self.child.remove(&entry.name))
+        });
         if let Err(error) = purged.and_then(|()| self.spot.dir.remove_dir(&self.name)) {
             tracing::warn!("a removed directory stays hidden in the backing directory: {error}");
         }

@@ -21,13 +21,14 @@ RULES = {
     "derived-on-marker": "mkdir takes a random id where a marker stands",
     "random-unsynced": "such a directory is built hidden and synced before it appears",
     "no-marker-of-own": "removing a directory that holds markers leaves one for it",
+    "purge-unsynced": "one that holds files of ours is hidden, durably, before they go",
     "place-unchecked": "a place must fit where the directory stands",
 }
 ROOT, TMP, DIR = 0, "tmp", "strongroom.dir"
 
 
 class Store:
-    """Directories as object -> {entry: what}; entries are names, ("gone", name), DIR -> (id, places)."""
+    """Directories as object -> {entry: what}; entries are names, ("gone", name), ("hidden", d), DIR -> (id, places)."""
     def __init__(self): self.now, self.base, self.journal = {ROOT: {}}, {ROOT: {}}, []
 
     def change(self, dirs, change): self.journal.append((frozenset(dirs), change)); change(self.now)
@@ -105,8 +106,13 @@ class Volume:
 
     def remove(self, d, tree):
         p, a, _ = tree[d]
-        if self.rule != "no-marker-of-own" and any(isinstance(k, tuple) for k in self.s.now[d]): self.s.put(p, ("gone", a), True)
-        self.s.drop(p, a)
+        if self.rule != "no-marker-of-own" and any(k[0] == "gone" for k in self.s.now[d]): self.s.put(p, ("gone", a), True)
+        if not self.s.now[d]: self.s.drop(p, a); return
+        hidden = ("hidden", d)
+        self.s.sync(d); self.s.move(p, a, p, hidden)
+        if self.rule != "purge-unsynced": self.s.sync(p)
+        for ours in list(self.s.now[d]): self.s.drop(d, ours)
+        self.s.drop(p, hidden)
 
     def settle(self, tree):
         for d, (p, a, _) in tree.items():

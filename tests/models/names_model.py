@@ -21,6 +21,7 @@ RULES = {
     "wipe-at-fsync": "an fsync does not settle",
     "no-mend": "settling: one link, its tag alone stays",
     "via-unmended": "the tag by which the file was reached is mended with the new one",
+    "names-unsynced": "and only once the directory changes are durable",
     "settle-at-once": "names that changed during the sync of settling are left for the next pass",
     "untold-clean": "an epoch that ended uncleanly is listed",
     "unlisted-tolerated": "a missing tag is tolerated only where the epoch is listed",
@@ -116,7 +117,7 @@ class Volume:
 
     def settle(self, rnd, meanwhile=lambda: None):
         """A sync is no instant: files whose names changed meanwhile are left for the next pass."""
-        self.s.sync_all(); was = {f: self.names(f) for f in set(self.s.dir.values())}; meanwhile()
+        self.s.sync_all() if self.rule != "names-unsynced" else self.s.hist.clear(); was = {f: self.names(f) for f in set(self.s.dir.values())}; meanwhile()
         for f in sorted(set(self.s.dir.values())):
             here, v = self.names(f), self.s.sector.get(f)
             if not v or (here != was.get(f) and self.rule != "settle-at-once"): continue

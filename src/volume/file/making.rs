@@ -56,6 +56,17 @@ impl FileState {
         Ok(())
     }
 
+    /// Of a file whose first write failed and still waits to be taken back: does that, so that no header of it is left.
+    pub(super) fn take_back_unmade(&self) -> Result<()> {
+        if !matches!(*self.content_shared(), Content::Unmade) {
+            return Ok(());
+        }
+        match &mut *self.content_alone() {
+            content @ Content::Unmade => self.take_back(content),
+            _ => Ok(()),
+        }
+    }
+
     fn create_body(&self, offset: u64, data: &[u8]) -> Result<Arc<dyn Body>> {
         let _making = self.env.ring.making();
         let header = header::new_header(&self.env)?;
@@ -84,7 +95,8 @@ impl FileState {
                 (stat.ino, stat.nlink > places.len() as u64)
             }
         };
-        let others = others || self.settler.moved_empty(ino);
+        let knows_all = self.made.get().is_some() && names.lost_none();
+        let others = others || !knows_all && self.settler.may_have_had_others(ino);
         let unbound = others || places.len() > MAX_TAGS;
         places.truncate(MAX_TAGS);
         Ok((places, unbound))

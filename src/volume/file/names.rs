@@ -32,6 +32,11 @@ impl KnownNames {
         }
     }
 
+    /// Whether no name went that is known.
+    pub(super) fn lost_none(&self) -> bool {
+        self.gone.is_empty()
+    }
+
     pub(super) fn here(&self) -> &Place {
         &self.here
     }

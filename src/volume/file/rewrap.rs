@@ -111,6 +111,7 @@ impl FileState {
     }
 
     fn stored_header(&self) -> Result<Option<(Box<LoadedHeader>, Secret<32>)>> {
+        self.take_back_unmade()?;
         let _shared = self.content_shared();
         let len = self.backing.stat()?.size;
         Ok(match load_stored(&self.env, self.backing.as_ref(), len)? {

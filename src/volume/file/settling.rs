@@ -73,13 +73,6 @@ impl Settling {
         body_failed || self.state.lock_owed().distrusts_store()
     }
 
-    /// Whether a directory change must be durable before tags are dropped.
-    pub(in crate::volume) fn lost_names(&self) -> bool {
-        self.names
-            .as_ref()
-            .is_some_and(|names| !names.names.gone.is_empty())
-    }
-
     /// Takes a step. False: the file changed meanwhile and waits for another pass.
     pub(in crate::volume) fn step(&mut self, step: Step) -> Result<bool> {
         let Some((body, mark)) = &mut self.body else {

@@ -44,6 +44,8 @@ pub(super) enum Content {
 /// The contents of one inode while it is open, not durable or not settled: at most one for each (device, inode).
 pub(crate) struct FileState {
     me: Weak<Self>,
+    /// Of all states of this process, in the order in which they were made.
+    pub(in crate::volume) number: u64,
     pub(super) env: Arc<Env>,
     pub(super) settler: Arc<Settler>,
     pub(super) backing: Arc<Backing>,
@@ -80,8 +82,10 @@ impl FileState {
         here: Place,
         dir: Arc<dyn Dir>,
     ) -> Arc<Self> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            number: MADE.fetch_add(1, Ordering::Relaxed),
             env: env.clone(),
             settler: settler.clone(),
             backing: Arc::new(Backing::new(backing, writable)),

@@ -342,12 +342,18 @@ fn a_store_that_fails_is_said_and_loses_nothing_under_gcm_siv() {
 /// The store takes the length of a first write, then nothing more, not even the length back.
 #[test]
 fn a_first_write_that_cannot_be_taken_back_leaves_an_empty_file() {
-    for (suite, settles) in [
-        (Suite::Gcm, true),
-        (Suite::Gcm, false),
-        (Suite::Xts, true),
-        (Suite::Xts, false),
-    ] {
+    /// What takes it back, once the store is well again.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Next {
+        Settle,
+        Write,
+        Rotate,
+    }
+    let next = [Next::Settle, Next::Write, Next::Rotate];
+    for (suite, next) in [Suite::Gcm, Suite::Xts]
+        .into_iter()
+        .flat_map(|suite| next.map(|next| (suite, next)))
+    {
         let mut bench = Bench::new(suite);
         let store = Arc::new(FailingStore::new(bench.store.clone()));
         bench.epoch += 1;
@@ -364,20 +370,28 @@ fn a_first_write_that_cannot_be_taken_back_leaves_an_empty_file() {
         assert_eq!(code(&volume.write(&file, 0, &[2; 5000])), libc::ENOSPC);
         store.heal();
         drop((file, node));
-        if settles {
-            volume.settle().unwrap();
+        match next {
+            Next::Settle => volume.settle().unwrap(),
+            Next::Rotate => {
+                let rotation = volume.rotate(&mut |_| {}).unwrap();
+                assert_eq!((rotation.damaged, rotation.remaining), (0, 0));
+            }
+            Next::Write => {}
         }
         let (node, attr) = volume.lookup(&volume.root(), b"file").unwrap();
         assert_eq!((attr.size, read_all(&volume, &node, 0)), (0, Vec::new()));
         let file = volume.open(&node, READ_WRITE).unwrap();
-        if !settles {
+        if next == Next::Write {
             volume.write(&file, 0, &[3; 5000]).unwrap();
         }
         drop((file, node));
         volume.close().unwrap();
         let volume = bench.open();
         let (node, attr) = volume.lookup(&volume.root(), b"file").unwrap();
-        let expected = if settles { Vec::new() } else { vec![3; 5000] };
+        let expected = match next {
+            Next::Write => vec![3; 5000],
+            Next::Settle | Next::Rotate => Vec::new(),
+        };
         assert_eq!(read_all(&volume, &node, attr.size), expected);
     }
 }

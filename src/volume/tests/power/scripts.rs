@@ -349,6 +349,36 @@ pub(super) fn names() -> Vec<(&'static str, Vec<Step>, Vec<Step>)> {
             ],
         ),
         (
+            "a name that went while the file was not in use",
+            [
+                settled("f", 3000),
+                vec![Link(at("f"), at("g")), Settle, FsyncDir(at(""))],
+            ]
+            .concat(),
+            vec![Unlink(at("f")), write("g", 0, 10), Settle],
+        ),
+        (
+            "removed directories that held files of ours",
+            vec![
+                MakeDir(at("d")),
+                rename("d", "e"),
+                MakeDir(at("d")),
+                MakeDir(at("d/x")),
+                rename("d/x", "x"),
+                MakeDir(at("g")),
+                rename("g", "h"),
+                MakeDir(at("g")),
+                Settle,
+                FsyncDir(at("")),
+            ],
+            vec![
+                RemoveDir(at("d")),
+                MakeDir(at("d")),
+                MakeDir(at("d/x")),
+                rename("e", "g"),
+            ],
+        ),
+        (
             "attributes and symlinks",
             settled("f", 10),
             vec![
@@ -498,6 +528,11 @@ fn contents_in_xts() {
 #[test]
 fn names_in_gcm_siv() {
     run(Setup::GCM, SAMPLES, names());
+}
+
+#[test]
+fn names_in_gcm_siv_where_only_a_file_s_own_sync_counts() {
+    run(Setup::FILE_SYNCS, SAMPLES, names());
 }
 
 #[test]

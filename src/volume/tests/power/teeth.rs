@@ -22,13 +22,13 @@ fn found(rule: Rule) -> Option<String> {
         }
         RewrapUnsynced | VolumeFileUnsynced | EpochNotWritten | CleanUnsynced => keys(),
         ReplaceUnsynced | TagUnsynced | SideFileUnsynced | NoDirFile | DirFileUnsynced
-        | NoMarker | MarkerIgnored => names(),
+        | NoMarker | MarkerIgnored | PurgeUnsynced | NamesUnsynced => names(),
         _ => contents(),
     };
-    let setup = if matches!(rule, NotMoved | MoveUnsynced) {
-        torn
-    } else {
-        Setup::GCM
+    let setup = match rule {
+        NotMoved | MoveUnsynced => torn,
+        NamesUnsynced => Setup::FILE_SYNCS,
+        _ => Setup::GCM,
     };
     if matches!(rule, CacheTrusted | NotRewritten) {
         let runs = (0..60).map(|seed| failing::fail(Setup::GCM, seed, rule == CacheTrusted));
@@ -103,6 +103,8 @@ teeth! {
     a_directory_renamed_before_its_file_is_durable: DirFileUnsynced,
     a_directory_renamed_without_a_marker: NoMarker,
     a_marker_ignored: MarkerIgnored,
+    a_directory_emptied_before_it_is_hidden: PurgeUnsynced,
+    tags_dropped_before_their_names: NamesUnsynced,
     an_fsync_that_does_nothing: FsyncIgnored,
     a_keystore_renamed_unsynced: KeystoreUnsynced,
     a_keystore_whose_directory_is_not_synced: KeystoreNameUnsynced,
