@@ -67,15 +67,14 @@ impl Mounted {
         Self::at(&self.path).is_ok_and(|now| now.as_ref() == Some(self))
     }
 
-    /// Sets what only root may: reads ahead of 1 MiB instead of 128 KiB, and where writes gather in the cache, room for
-    /// them. A kernel that refuses is left as it is.
+    /// Sets what only root may, where writes gather in the cache: room for them. A kernel that refuses is left as it is.
+    /// Reads ahead stay at the kernel's 128 KiB: larger ones come as single requests, which one thread opens while all wait.
     pub(super) fn tune(&self, writeback: bool) {
-        let bdi = Path::new("/sys/class/bdi").join(&self.device);
-        let mut settings = vec![("read_ahead_kb", "1024")];
-        if writeback {
-            settings.extend([("strict_limit", "0"), ("max_ratio", "100")]);
+        if !writeback {
+            return;
         }
-        for (file, value) in settings {
+        let bdi = Path::new("/sys/class/bdi").join(&self.device);
+        for (file, value) in [("strict_limit", "0"), ("max_ratio", "100")] {
             if let Err(error) = write(&bdi.join(file), value) {
                 tracing::debug!("{file} of the mount stays as it is: {error}");
             }
