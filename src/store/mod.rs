@@ -24,11 +24,11 @@ pub use take::Taken;
 
 use std::any::Any;
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// What kind of object a directory entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     /// A regular file.
     File,
@@ -47,7 +47,18 @@ pub enum Kind {
 }
 
 /// A point in time as the store keeps it: seconds and nanoseconds since 1970, UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Time {
     /// Seconds; negative before 1970.
     pub sec: i64,
@@ -56,7 +67,7 @@ pub struct Time {
 }
 
 /// The attributes of an object in the store. Lengths are physical bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stat {
     /// Device of the file system the object lies on.
     pub dev: u64,
@@ -305,4 +316,9 @@ pub trait Store: Send + Sync {
     fn usage(&self) -> io::Result<Usage>;
     /// What the file system is known to do.
     fn traits(&self) -> Traits;
+    /// A regular file of this store by a descriptor that another process had open; Unsupported where there are none.
+    fn file_of(&self, descriptor: OwnedFd) -> io::Result<Arc<dyn File>> {
+        drop(descriptor);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }

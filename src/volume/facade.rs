@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::format::names::{MAX_NAME, root_dir_id};
-use crate::store::{Kind, RenameMode, Usage};
+use crate::store::{File, Host, Kind, RenameMode, Usage};
 use crate::volume::attr::{self, Attr, SetAttr};
 use crate::volume::dir::{self, OpenDirs};
 use crate::volume::dir_id;
@@ -46,15 +46,26 @@ pub struct Volume {
     pub(crate) rotating: Mutex<()>,
     pub(crate) lockdown: LockDown,
     root: Arc<Node>,
-    pub(in crate::volume) housekeeping: Housekeeping,
+    pub(crate) housekeeping: Housekeeping,
     key_watch: Mutex<Option<Watching>>,
-    closer: Mutex<Option<Box<dyn Closer>>>,
+    pub(crate) closer: Mutex<Option<Box<dyn Closer>>>,
 }
 
 /// What closes a volume after everything in it was settled.
 pub(crate) trait Closer: Send {
     /// Writes the clean mark if it may be written, and releases the lock.
     fn finish(&mut self, env: &Env) -> Result<()>;
+    /// The file that holds a writer's lock.
+    fn lock(&self) -> Option<Arc<dyn File>> {
+        None
+    }
+    /// Says that this process holds the lock now, which another one gave it.
+    fn take_over(&mut self, host: &Host) -> Result<()> {
+        let _ = host;
+        Ok(())
+    }
+    /// Leaves lock and volume, as they are, to another process.
+    fn leave(&mut self) {}
 }
 
 impl Drop for Volume {

@@ -92,14 +92,17 @@ impl FileTable {
 
     /// Unloads every state in use, its keys with it; how many of them were not at rest.
     pub(crate) fn unload(&self) -> usize {
+        self.all_live()
+            .iter()
+            .filter(|state| !state.unload())
+            .count()
+    }
+
+    /// Every state in use.
+    pub(crate) fn all_live(&self) -> Vec<Arc<FileState>> {
         let table = locked(&self.0);
-        let states: Vec<_> = table
-            .states
-            .values()
-            .filter_map(|held| held.state.upgrade())
-            .collect();
-        drop(table);
-        states.iter().filter(|state| !state.unload()).count()
+        let held = table.states.values();
+        held.filter_map(|held| held.state.upgrade()).collect()
     }
 
     fn now_writable(&self, ino: u64) {

@@ -28,8 +28,9 @@ struct Bell {
 }
 
 impl Housekeeping {
-    /// Starts it for a volume, which it does not keep alive.
+    /// Starts it for a volume, which it does not keep alive; also again after `stop`.
     pub(crate) fn start(&self, volume: &Arc<Volume>) -> Result<()> {
+        *locked(&self.bell.stopping) = false;
         let (bell, volume) = (Arc::clone(&self.bell), Arc::downgrade(volume));
         let thread = thread::Builder::new()
             .name("housekeeping".to_owned())

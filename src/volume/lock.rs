@@ -15,7 +15,8 @@ const LIMIT: usize = 4096;
 /// The held lock of a volume; dropped, it is free again.
 pub(crate) struct VolumeLock {
     file: Arc<dyn File>,
-    exclusive: bool,
+    /// Whether the record is this process's, which empties it at the end.
+    recorded: bool,
 }
 
 impl VolumeLock {
@@ -42,15 +43,39 @@ impl VolumeLock {
             }
             None => {}
         }
+        let mut lock = Self::inherited(file);
+        lock.record(host)?;
+        Ok(lock)
+    }
+
+    /// The lock of another process that goes on as this one, by its descriptor. The record stays that process's until
+    /// `record`.
+    pub(crate) fn inherited(file: Arc<dyn File>) -> Self {
+        Self {
+            file,
+            recorded: false,
+        }
+    }
+
+    /// Says who holds it.
+    pub(crate) fn record(&mut self, host: &Host) -> io::Result<()> {
         let record =
             serde_json::to_vec(host).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        // Neither here nor below is the file cut to nothing: on a full disk its block would not come back.
-        file.write_at(&record, 0)?;
-        file.set_len(record.len() as u64)?;
-        Ok(Self {
-            file,
-            exclusive: true,
-        })
+        // Neither here nor at the end is the file cut to nothing: on a full disk its block would not come back.
+        self.file.write_at(&record, 0)?;
+        self.file.set_len(record.len() as u64)?;
+        self.recorded = true;
+        Ok(())
+    }
+
+    /// Leaves the record to the process that goes on with the lock.
+    pub(crate) fn leave(&mut self) {
+        self.recorded = false;
+    }
+
+    /// The locked file.
+    pub(crate) fn file(&self) -> Arc<dyn File> {
+        Arc::clone(&self.file)
     }
 
     /// Takes the lock for a reader, without writing a byte; `None` where there is no lock file to lock.
@@ -62,10 +87,7 @@ impl VolumeLock {
         if !try_patiently(&file, false)? {
             return Err(in_use(read_holder(&file)?.as_ref()));
         }
-        Ok(Some(Self {
-            file,
-            exclusive: false,
-        }))
+        Ok(Some(Self::inherited(file)))
     }
 }
 
@@ -74,7 +96,7 @@ const NOBODY: &[u8] = b"\n";
 
 impl Drop for VolumeLock {
     fn drop(&mut self) {
-        if !self.exclusive {
+        if !self.recorded {
             return;
         }
         let emptied = self.file.write_at(NOBODY, 0);

@@ -7,6 +7,8 @@
 //! Lock order of the tree: `DirPart::names` of several directories by ascending id < `Node::opening` < everything else
 //! here (memory only, one at a time). A directory's handle is resolved before any `names` lock is taken.
 
+pub(in crate::volume) mod carry;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, Weak};

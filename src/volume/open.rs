@@ -19,7 +19,7 @@ use crate::format::volume_keys::VolumeKeys;
 use crate::format::wrap::{Purpose, WrapAlgorithm, context};
 use crate::keys::pkcs11::Module;
 use crate::keys::{KeyProvider, Providers, Wrapped};
-use crate::store::{Dir, Host, Store};
+use crate::store::{Dir, File, Host, Store};
 use crate::volume::chain::AtHand;
 use crate::volume::env::{Env, Epochs};
 use crate::volume::error::{Error, Result};
@@ -77,17 +77,57 @@ pub fn open(
     providers: Providers,
     options: &OpenOptions,
 ) -> Result<Arc<Volume>> {
+    open_from(store, providers, options, &Start::Fresh)
+}
+
+/// What a process leaves to the one that goes on with its volume.
+pub struct Predecessor {
+    /// The file by whose descriptor a writer holds the lock.
+    pub lock: Option<Arc<dyn File>>,
+    /// Whether something failed that forbids a clean end.
+    pub unclean: bool,
+}
+
+/// Opens a volume that another process has open and stops using, at rest: its epoch goes on, nothing is written. The lock is
+/// that process's until `Volume::take_over`; a failure before that, and then `Volume::leave`, changes nothing for it.
+pub fn open_after(
+    store: Arc<dyn Store>,
+    providers: Providers,
+    options: &OpenOptions,
+    predecessor: Predecessor,
+) -> Result<Arc<Volume>> {
+    open_from(store, providers, options, &Start::After(predecessor))
+}
+
+enum Start {
+    Fresh,
+    After(Predecessor),
+}
+
+impl Start {
+    fn lock(&self, root: &Arc<dyn Dir>, options: &OpenOptions) -> Result<Option<VolumeLock>> {
+        match self {
+            _ if options.read_only => VolumeLock::shared(root),
+            Self::Fresh => VolumeLock::exclusive(root, &options.host, options.take_over).map(Some),
+            Self::After(Predecessor { lock, .. }) => match lock {
+                Some(lock) => Ok(Some(VolumeLock::inherited(Arc::clone(lock)))),
+                None => Err(Error::InUse(
+                    "the process that has this volume gives no lock".to_owned(),
+                )),
+            },
+        }
+    }
+}
+
+fn open_from(
+    store: Arc<dyn Store>,
+    providers: Providers,
+    options: &OpenOptions,
+    start: &Start,
+) -> Result<Arc<Volume>> {
     let root = store.root();
     read_volume_file(&root)?; // a directory that is no volume gets no lock file
-    let lock = if options.read_only {
-        VolumeLock::shared(&root)?
-    } else {
-        Some(VolumeLock::exclusive(
-            &root,
-            &options.host,
-            options.take_over,
-        )?)
-    };
+    let lock = start.lock(&root, options)?;
     let Unlocked {
         file,
         secret,
@@ -99,8 +139,13 @@ pub fn open(
     let accepted = accept(options, &file, &keys, &key, &mount)?;
     let modules = accepted.modules;
     let ring = KeyRing::of(&file, providers, &at_hand)?;
-    let (epochs, mount) = next_epoch(options, mount, accepted.epoch);
-    if !options.read_only && !broken(Rule::EpochNotWritten) {
+    let fresh = matches!(start, Start::Fresh);
+    let (epochs, mount) = if fresh || options.read_only {
+        next_epoch(options, mount, accepted.epoch)
+    } else {
+        same_epoch(mount)?
+    };
+    if fresh && !options.read_only && !broken(Rule::EpochNotWritten) {
         replace_always(&root, names::MOUNT, &mount.encode(&keys.mac)?)?;
     }
     if let Some(state) = &options.state {
@@ -126,7 +171,15 @@ pub fn open(
         ring,
         epochs,
     ));
-    let closer = Finish { mount, mac, lock };
+    if let Start::After(Predecessor { unclean: true, .. }) = start {
+        env.mark_unclean();
+    }
+    let closer = Finish {
+        mount,
+        mac,
+        lock,
+        writes: !options.read_only,
+    };
     let volume = Volume::start(
         env,
         Master::new(file, secret, options.state.clone(), modules),
@@ -142,6 +195,8 @@ struct Finish {
     /// Also a volume that was locked ends clean.
     mac: Arc<Secret<32>>,
     lock: Option<VolumeLock>,
+    /// Whether the mount is a writer's.
+    writes: bool,
 }
 
 impl Closer for Finish {
@@ -159,6 +214,22 @@ impl Closer for Finish {
         }
         self.lock = None;
         Ok(())
+    }
+
+    fn lock(&self) -> Option<Arc<dyn File>> {
+        let lock = self.lock.as_ref();
+        lock.filter(|_| self.writes).map(VolumeLock::file)
+    }
+
+    fn take_over(&mut self, host: &Host) -> Result<()> {
+        match &mut self.lock {
+            Some(lock) if self.writes => Ok(lock.record(host)?),
+            _ => Ok(()),
+        }
+    }
+
+    fn leave(&mut self) {
+        self.lock.iter_mut().for_each(VolumeLock::leave);
     }
 }
 
@@ -309,6 +380,20 @@ fn next_epoch(options: &OpenOptions, before: MountFile, pinned: u64) -> (Epochs,
         },
         mount,
     )
+}
+
+/// The epoch that runs, for a process that goes on in it.
+fn same_epoch(running: MountFile) -> Result<(Epochs, MountFile)> {
+    if running.clean {
+        return Err(Error::InUse(
+            "the process that had this volume ended its mount".to_owned(),
+        ));
+    }
+    let epochs = Epochs {
+        running: running.epoch,
+        listed: running.listed.clone(),
+    };
+    Ok((epochs, running))
 }
 
 fn in_place(asked: InPlace, store: &Arc<dyn Store>) -> bool {

@@ -16,8 +16,9 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Gid, Mode, OFlags, StatVfs, Timespec, Timestamps, Uid};
 
-use super::{Dir, Kind, SetTimes, Stat, Store, Time, TimeSpec, Traits, Usage};
+use super::{Dir, File, Kind, SetTimes, Stat, Store, Time, TimeSpec, Traits, Usage};
 use dir::RealDir;
+use file::RealFile;
 
 /// A directory of a file system of this host.
 ///
@@ -77,6 +78,15 @@ impl Store for RealStore {
 
     fn traits(&self) -> Traits {
         self.traits
+    }
+
+    fn file_of(&self, descriptor: OwnedFd) -> io::Result<Arc<dyn File>> {
+        let stat = retry(|| rustix::fs::fstat(&descriptor))?;
+        let device = retry(|| rustix::fs::fstat(&*self.top))?.st_dev;
+        if stat_of(&stat)?.kind != Kind::File || stat.st_dev != device {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Arc::new(RealFile::new(descriptor)))
     }
 }
 

@@ -82,6 +82,11 @@ impl Backing {
         }
     }
 
+    /// Whether a writable descriptor is there.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable.get().is_some()
+    }
+
     fn file(&self) -> &dyn File {
         self.writable.get().unwrap_or(&self.first).as_ref()
     }

@@ -3,6 +3,7 @@
 
 mod backing;
 pub(crate) mod body;
+mod carry;
 pub(crate) mod examine;
 pub(crate) mod gcm;
 pub(crate) mod header;

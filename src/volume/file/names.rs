@@ -41,6 +41,11 @@ impl KnownNames {
         &self.here
     }
 
+    /// Whether the file is known to have this name.
+    pub(super) fn knows(&self, place: &Place) -> bool {
+        self.known.contains(place)
+    }
+
     /// It was found under this name.
     pub(super) fn seen(&mut self, place: &Place) {
         if !self.known.contains(place) {

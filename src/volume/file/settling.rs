@@ -31,6 +31,20 @@ pub(in crate::volume) enum Step {
 }
 
 impl Settling {
+    /// Settles one file that nobody uses meanwhile, also one without a name, which a pass would let go as it is. False: it
+    /// changed all the same.
+    pub(in crate::volume) fn alone(state: &Arc<FileState>) -> Result<bool> {
+        let mut file = Self::begin(Arc::clone(state))?;
+        state.sync(true)?;
+        for step in [Step::Halves, Step::State] {
+            if !file.synced() || !file.step(step)? {
+                return Ok(false);
+            }
+            state.sync(true)?;
+        }
+        Ok(file.synced() && state.is_at_rest())
+    }
+
     /// Before the first sync.
     pub(in crate::volume) fn begin(state: Arc<FileState>) -> Result<Self> {
         let owed = state.lock_owed().mark();
@@ -131,15 +145,25 @@ impl FileState {
         if matches!(*content, Content::Unmade) {
             self.take_back(&mut content)?;
         }
-        let at_rest = match &*content {
-            Content::Body(body) => body.is_durable() && body.is_settled(),
-            _ => true,
-        } && self.lock_owed().is_durable();
-        let leaves = at_rest || look && self.backing.stat()?.nlink == 0;
+        let leaves = self.owes_nothing(&content) || look && self.backing.stat()?.nlink == 0;
         if leaves {
             self.listed.store(false, Ordering::Release);
         }
         Ok(leaves)
+    }
+
+    /// Whether nothing of it waits: durable and settled.
+    pub(in crate::volume) fn is_at_rest(&self) -> bool {
+        self.owes_nothing(&self.content_shared())
+    }
+
+    fn owes_nothing(&self, content: &Content) -> bool {
+        let settled = match content {
+            Content::Body(body) => body.is_durable() && body.is_settled(),
+            Content::Unmade => false,
+            Content::Unread | Content::Empty | Content::Remains => true,
+        };
+        settled && self.lock_owed().is_durable()
     }
 
     /// A sync of the whole store failed: only a sync of this file tells whether it is durable.

@@ -1,5 +1,6 @@
 //! Names, directories and attributes of a whole volume over a store in memory.
 
+mod carry;
 mod copy;
 mod faults;
 mod key_loss;
