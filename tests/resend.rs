@@ -7,6 +7,8 @@
 
 #[path = "resend/intents.rs"]
 mod intents;
+#[path = "support/lives.rs"]
+mod lives;
 #[path = "resend/place.rs"]
 mod place;
 #[path = "resend/plain.rs"]
@@ -17,12 +19,12 @@ mod rig;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lives::{Life, large_lives, lives, mapped_lives};
 use rig::Rig;
 
 /// The supervisor and the servers are this binary run again for this one "test", which is none when run without a role.
@@ -197,77 +199,6 @@ fn requests_taken_through_a_clone_fail_with_it() {
         "all but the one through the supervisor's own"
     );
 }
-
-/// One file's life over and over; any error, and any byte that is not what was written, ends the test.
-fn lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
-    let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
-        round += 1;
-        let (first, second) = (mnt.join(format!("{who}-a")), mnt.join(format!("{who}-b")));
-        let text = format!("{who} {round} ").repeat(1 + round as usize % 3000);
-        let mut options = OpenOptions::new();
-        options.create_new(true).read(true).write(true);
-        let mut file = options.open(&first).expect("an exclusive creation");
-        file.write_all(text.as_bytes()).expect("a write");
-        if round % 4 == 0 {
-            file.sync_all().expect("an fsync");
-        }
-        fs::rename(&first, &second).expect("a rename");
-        assert_eq!(
-            options.open(&second).unwrap_err().raw_os_error(),
-            Some(libc::EEXIST)
-        );
-        drop(file);
-        assert_eq!(fs::read_to_string(&second).expect("a read"), text);
-        fs::remove_file(&second).expect("an unlink");
-        assert_eq!(
-            fs::remove_file(&second).unwrap_err().raw_os_error(),
-            Some(libc::ENOENT)
-        );
-    }
-    round
-}
-
-/// As `lives`, of files that take requests of the greatest length.
-fn large_lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
-    let name = mnt.join(format!("{who}-large"));
-    let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
-        round += 1;
-        let bytes = vec![(round % 251) as u8; 4 << 20];
-        fs::write(&name, &bytes).expect("a large write");
-        assert!(fs::read(&name).expect("a large read") == bytes);
-    }
-    fs::remove_file(&name).expect("an unlink");
-    round
-}
-
-/// A shared mapping that is written, synced and read while the server dies.
-fn mapped_lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
-    let name = mnt.join(format!("{who}-mapped"));
-    fs::write(&name, vec![0; 1 << 20]).expect("a write");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&name)
-        .unwrap();
-    let mut map = place::Map::of(&file, 1 << 20);
-    let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
-        round += 1;
-        let byte = (round % 251) as u8;
-        map.bytes().fill(byte);
-        map.sync().expect("an msync");
-        let mut seen = vec![0; 1 << 20];
-        file.read_exact_at(&mut seen, 0).expect("a read");
-        assert!(seen.iter().all(|seen| *seen == byte));
-    }
-    drop(map);
-    fs::remove_file(&name).expect("an unlink");
-    round
-}
-
-type Life = fn(&Path, usize, &AtomicBool) -> u64;
 
 /// Kills the server again and again while files live.
 fn storm(mode: &str, kills: u64, of: &[Life]) {

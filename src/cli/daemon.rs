@@ -130,6 +130,7 @@ fn pass_on(args: &MountArgs, command: &mut Command) {
         (args.read_only, "--read-only"),
         (args.allow_other, "--allow-other"),
         (args.trust.take_over, "--take-over"),
+        (args.succeed, "--succeed"),
     ] {
         command.args(wanted.then_some(flag));
     }

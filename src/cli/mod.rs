@@ -20,6 +20,7 @@ mod mounts;
 mod opening;
 mod places;
 mod providers;
+mod reexec;
 mod rekey;
 mod rekey_data;
 mod rotate;
@@ -69,6 +70,7 @@ fn run(cli: &Cli) -> anyhow::Result<Code> {
         Command::Up(args) => return up::up(global, args),
         Command::Init(args) => init::init(global, args),
         Command::Mount(args) => return mount::mount(global, args),
+        Command::Reexec { mountpoint } => return reexec::reexec(global, mountpoint),
         Command::Umount { mountpoint } => mount::umount(mountpoint),
         Command::Info { output, path } => info::info(path, output.json),
         Command::Rotate(args) => return rotate::rotate(global, args),

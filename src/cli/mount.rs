@@ -4,17 +4,19 @@
 //! reaches it through pipes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::args::{Global, MountArgs};
-use super::exit::{Code, failure};
+use super::exit::{self, Code, failure};
 use super::opening::{How, Open};
-use super::providers::{self, Known};
+use super::providers::{self, Known, OpenTokens, Opened};
 use super::{daemon, mounts, opening, target};
-use crate::fuse::control::{Client, Control};
-use crate::fuse::{self, MountOptions, ServeError};
+use crate::fuse::control::{Client, Control, Subject};
+use crate::fuse::{self, Coming, Handover, MountOptions, ServeError};
+use crate::volume::Volume;
 
 /// How long `umount` waits for the daemon to settle what was written.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -59,17 +61,24 @@ fn serve(
     options: &MountOptions,
     ready: impl FnOnce() + Send,
 ) -> anyhow::Result<()> {
-    let mountpoint = fuse::suitable_mountpoint(&args.mountpoint, &options.vault)?;
+    // Of a mount that is there already nothing is asked: it may not answer before this process does.
+    let mountpoint = match args.succeed {
+        true => args.mountpoint.clone(),
+        false => fuse::suitable_mountpoint(&args.mountpoint, &options.vault)?,
+    };
     let known = Known::of(&options.vault)?;
     let secrets = providers::gather(global, &known, &args.trust)?;
     let opened = providers::open(global, &known, &secrets, &args.trust)?;
     drop(secrets);
-    let Open { volume, tokens } =
-        opening::with(&options.vault, opened, &args.trust, &How::mounted(options))?;
     let socket = mounts::socket_of(&known.info.volume, options.read_only, &mountpoint)?;
-    let about = about(&options.vault, &mountpoint, options.read_only);
-    let mut control = match Control::listen(&socket, volume.clone(), about, target::opener(tokens))
-    {
+    let how = How::mounted(options);
+    if args.succeed {
+        return succeed(opened, args, options, &how, &socket, ready);
+    }
+    let Open { volume, tokens } = opening::with(&options.vault, opened, &args.trust, &how)?;
+    let subject = subject(&volume, tokens, args, options, &mountpoint);
+    let handover = Arc::clone(&subject.handover);
+    let control = match Control::listen(&socket, subject) {
         Ok(control) => control,
         Err(error) => {
             volume.close()?;
@@ -79,12 +88,89 @@ fn serve(
     };
     // The daemon holds no directory but its own.
     std::env::set_current_dir("/")?;
-    let served = fuse::serve(volume.clone(), &mountpoint, options, ready);
+    let served = fuse::serve(volume.clone(), &mountpoint, options, &handover, None, ready);
+    end(&volume, control, served)
+}
+
+/// Goes on with a mount that another process serves; until that has let go, a failure leaves it there.
+fn succeed(
+    opened: Opened,
+    args: &MountArgs,
+    options: &MountOptions,
+    how: &How,
+    socket: &Path,
+    ready: impl FnOnce() + Send,
+) -> anyhow::Result<()> {
+    let mut coming = Coming::from(socket)?;
+    let Open { volume, tokens } =
+        match opening::after(&options.vault, opened, &args.trust, how, &mut coming) {
+            Ok(open) => open,
+            Err(error) => {
+                coming.fail(&exit::explain(&error).1);
+                return Err(error);
+            }
+        };
+    let subject = subject(&volume, tokens, args, options, &args.mountpoint);
+    let handover = Arc::clone(&subject.handover);
+    let control = coming
+        .listener()
+        .and_then(|listener| Control::over(listener, socket, subject));
+    let mut control = match control {
+        Ok(control) => control,
+        Err(error) => {
+            volume.leave();
+            coming.fail(&error.to_string());
+            return Err(error.into());
+        }
+    };
+    std::env::set_current_dir("/")?;
+    let mut came = false;
+    let served = fuse::serve(
+        volume.clone(),
+        &args.mountpoint,
+        options,
+        &handover,
+        Some(coming),
+        || {
+            came = true;
+            if let Err(error) = control.start() {
+                tracing::error!("the control socket answers nobody: {error}");
+            }
+            ready();
+        },
+    );
+    if !came {
+        volume.leave(); // the other process has it
+    }
+    end(&volume, control, served)
+}
+
+/// After the mount ended here. Of one that another process has by now there is nothing to close.
+fn end(
+    volume: &Volume,
+    mut control: Control,
+    served: Result<(), ServeError>,
+) -> anyhow::Result<()> {
     control.finish();
     let closed = volume.close();
     drop(control);
     served?;
     Ok(closed?)
+}
+
+fn subject(
+    volume: &Arc<Volume>,
+    tokens: Arc<OpenTokens>,
+    args: &MountArgs,
+    options: &MountOptions,
+    mountpoint: &Path,
+) -> Subject {
+    Subject {
+        volume: Arc::clone(volume),
+        about: about(args, options, mountpoint),
+        open_target: target::opener(tokens),
+        handover: Handover::new(args.ready_fd.is_none()),
+    }
 }
 
 /// A process that was just started holds its parent's open files until it runs its own program, so a mount may be in use
@@ -103,13 +189,16 @@ fn place(mountpoint: &Path) -> anyhow::Result<PathBuf> {
     mounts::resolve(mountpoint).map_err(|error| failure(Code::Mount, error.to_string()))
 }
 
-fn about(vault: &Path, mountpoint: &Path, read_only: bool) -> serde_json::Value {
+fn about(args: &MountArgs, options: &MountOptions, mountpoint: &Path) -> serde_json::Value {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     json!({
-        "vault": text(vault),
+        "vault": text(&options.vault),
         "mountpoint": text(mountpoint),
-        "read_only": read_only,
+        "read_only": options.read_only,
+        "allow_other": options.allow_other,
+        "options": args.options,
         "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
     })
 }
 

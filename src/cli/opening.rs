@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::args::{Global, Trust};
 use super::providers::{self, Known, OpenTokens, Opened};
 use super::{mounts, places};
-use crate::fuse::MountOptions;
+use crate::fuse::{Coming, MountOptions};
+use crate::keys::Providers;
 use crate::store::{Host, RealStore, Store};
 use crate::volume::{self, CHECK_EVERY, InPlace, KeyLoss, OpenOptions, Volume};
 
@@ -78,6 +79,32 @@ pub(super) fn open(
 
 /// Opens a volume with its providers; its pin lies in this host's state directory.
 pub(super) fn with(vault: &Path, opened: Opened, trust: &Trust, how: &How) -> anyhow::Result<Open> {
+    from(vault, opened, trust, how, |store, providers, options| {
+        Ok(volume::open(store, providers, options)?)
+    })
+}
+
+/// As `with`, for a volume whose mount comes from another process.
+pub(super) fn after(
+    vault: &Path,
+    opened: Opened,
+    trust: &Trust,
+    how: &How,
+    coming: &mut Coming,
+) -> anyhow::Result<Open> {
+    from(vault, opened, trust, how, |store, providers, options| {
+        let before = coming.predecessor(&store)?;
+        Ok(volume::open_after(store, providers, options, before)?)
+    })
+}
+
+fn from(
+    vault: &Path,
+    opened: Opened,
+    trust: &Trust,
+    how: &How,
+    open: impl FnOnce(Arc<dyn Store>, Providers, &OpenOptions) -> anyhow::Result<Arc<Volume>>,
+) -> anyhow::Result<Open> {
     let store = mounts::store(vault)?;
     let state = RealStore::open(&places::state_dir()?)?;
     let options = OpenOptions {
@@ -91,7 +118,7 @@ pub(super) fn with(vault: &Path, opened: Opened, trust: &Trust, how: &How) -> an
         take_over: trust.take_over,
         modules: opened.modules,
     };
-    let volume = volume::open(store, opened.providers, &options)?;
+    let volume = open(store, opened.providers, &options)?;
     let unlocked = crate::crypto::lock_failures();
     if unlocked > 0 {
         tracing::warn!(

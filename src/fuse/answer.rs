@@ -1,12 +1,13 @@
 //! Answers: each request gets exactly one, also when its handler fails or panics.
 //!
-//! Invariant: a panic in a handler costs that request an EIO and a log line; the thread goes on to the next request.
+//! Invariants: a panic in a handler costs that request an EIO and a log line; the thread goes on to the next request. Whoever
+//! works for a request is inside the gate until its answer is sent.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fuser::Errno;
 
-use super::errno;
+use super::{errno, gate};
 use crate::volume::Result;
 
 /// A reply that can be a refusal.
@@ -47,6 +48,9 @@ pub(super) fn answer<R: Refuse, T>(
     work: impl FnOnce() -> Result<T>,
     send: impl FnOnce(R, T),
 ) {
+    let Some(_inside) = gate::enter() else {
+        return reply.refuse(Errno::EIO); // to nobody: the kernel sends the request again
+    };
     match caught(call, work) {
         Ok(done) => send(reply, done),
         Err(errno) => reply.refuse(errno),
@@ -60,6 +64,9 @@ pub(super) fn fill<R: Refuse>(
     work: impl FnOnce(&mut R) -> Result<()>,
     send: impl FnOnce(R),
 ) {
+    let Some(_inside) = gate::enter() else {
+        return reply.refuse(Errno::EIO);
+    };
     match caught(call, || work(&mut reply)) {
         Ok(()) => send(reply),
         Err(errno) => reply.refuse(errno),

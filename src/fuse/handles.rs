@@ -39,6 +39,37 @@ impl Handles {
         FileHandle(number)
     }
 
+    /// Puts a file back under the number that the kernel has for it.
+    pub(super) fn put_back(&self, number: u64, file: OpenFile, inode: Arc<Inode>) {
+        self.last.fetch_max(number, Ordering::Relaxed);
+        self.shard(number)
+            .insert(number, Arc::new(Handle { file, inode }));
+    }
+
+    /// Every open file with its number.
+    pub(super) fn all(&self) -> Vec<(u64, Arc<Handle>)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(
+                shard
+                    .iter()
+                    .map(|(number, file)| (*number, Arc::clone(file))),
+            );
+        }
+        all
+    }
+
+    /// The last number given.
+    pub(super) fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// Gives only numbers after this one.
+    pub(super) fn go_on_after(&self, last: u64) {
+        self.last.fetch_max(last, Ordering::Relaxed);
+    }
+
     /// The open file of a number; EBADF if there is none.
     pub(super) fn find(&self, handle: FileHandle) -> Result<Arc<Handle>> {
         self.shard(handle.0)

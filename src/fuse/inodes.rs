@@ -130,6 +130,26 @@ impl Inodes {
         Ok(Arc::clone(&known.inode))
     }
 
+    /// Puts a node back that the kernel looked up so often.
+    pub(super) fn put_back(&self, node: &Arc<Node>, lookups: u64) {
+        let known = Known {
+            inode: Inode::new(Arc::clone(node)),
+            lookups,
+        };
+        self.shard(node.id()).insert(node.id(), known);
+    }
+
+    /// Every node but the root, with the lookups that the kernel has of it.
+    pub(super) fn all(&self) -> Vec<(Arc<Node>, u64)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = shard.values();
+            all.extend(known.map(|known| (Arc::clone(&known.inode.node), known.lookups)));
+        }
+        all
+    }
+
     /// Takes back `lookups` of them; the last takes the node away.
     pub(super) fn forget(&self, number: u64, lookups: u64) {
         let forgotten = {

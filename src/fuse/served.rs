@@ -20,7 +20,7 @@ pub(super) const GENERATION: Generation = Generation(0);
 pub(super) struct Adapter {
     pub(super) volume: Arc<Volume>,
     pub(super) inodes: Arc<Inodes>,
-    pub(super) handles: Handles,
+    pub(super) handles: Arc<Handles>,
     pub(super) agreed: Agreed,
     pub(super) want_writeback: bool,
     pub(super) syncs: Syncs,
@@ -31,11 +31,23 @@ impl Adapter {
     pub(super) fn new(volume: Arc<Volume>, options: &MountOptions) -> Self {
         Self {
             inodes: Arc::new(Inodes::new(volume.root())),
-            handles: Handles::default(),
+            handles: Arc::default(),
             agreed: Agreed::default(),
             want_writeback: options.writeback,
             syncs: Syncs::new(options.thread_count()),
             volume,
+        }
+    }
+
+    /// The same, for another session with the kernel: it knows what this one does.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            volume: Arc::clone(&self.volume),
+            inodes: Arc::clone(&self.inodes),
+            handles: Arc::clone(&self.handles),
+            agreed: Agreed::default(),
+            want_writeback: self.want_writeback,
+            syncs: self.syncs.clone(),
         }
     }
 

@@ -4,82 +4,98 @@
 //! close them; a second signal cuts it off, and what they still do fails. The caller closes the volume after `serve`.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use fuser::{Config, Notifier, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::inodes::Inodes;
+use super::handover::{Coming, Connection, Handover};
+use super::handshake::Handshake;
 use super::mounted::Mounted;
 use super::mountpoint::{self, ServeError};
 use super::options::MountOptions;
 use super::served::Adapter;
 use super::signals::EndingSignals;
-use crate::volume::{LockHook, Volume};
+use crate::volume::Volume;
 
-/// Mounts a volume and serves it until it is unmounted. Calls `ready` once the mount answers. As root by mount(2), else
-/// through fusermount3.
+/// Mounts a volume and serves it until it is unmounted, or goes to another process (`Handover::is_gone`). Calls `ready` once
+/// the mount answers. As root by mount(2), else through fusermount3. `coming`: the mount is there, and comes from another process.
 ///
 /// Sets the process's umask to 0 (modes come from the kernel whole) and its limit of open files as high as it may be.
 pub fn serve(
     volume: Arc<Volume>,
     mountpoint: &Path,
     options: &MountOptions,
+    handover: &Handover,
+    coming: Option<Coming>,
     ready: impl FnOnce() + Send,
 ) -> Result<(), ServeError> {
-    let path = mountpoint::suitable_mountpoint(mountpoint, &options.vault)?;
     rustix::process::umask(Mode::empty());
     raise_file_limit();
     let signals = EndingSignals::catch()?;
-    let clone_fd = mountpoint::can_clone();
-    let device = mountpoint::mount(&path, options)?;
     let mut config = Config::default();
     config.acl = SessionACL::All; // the kernel holds others off; fuser would refuse the kernel's own requests too
     config.n_threads = Some(options.thread_count());
-    config.clone_fd = clone_fd;
-    let adapter = Adapter::new(Arc::clone(&volume), options);
-    let inodes = Arc::clone(&adapter.inodes);
-    let session = Session::from_fd(adapter, device, SessionACL::All, config).inspect_err(|_| {
-        let _ = mountpoint::take_off(&path, true);
-    })?;
+    config.clone_fd = mountpoint::can_clone();
+    let (path, (connection, session)) = match coming {
+        Some(coming) => {
+            let come = Handover::come(coming, &volume, options, config)?;
+            (mountpoint.to_owned(), come)
+        }
+        None => {
+            let path = mountpoint::suitable_mountpoint(mountpoint, &options.vault)?;
+            let begun = begin(&path, &volume, options, config)?;
+            (path, begun)
+        }
+    };
     let mounted = Mounted::at(&path)?;
     if options.tune && rustix::process::geteuid().is_root() {
         mounted
             .iter()
             .for_each(|mounted| mounted.tune(options.writeback));
     }
-    volume.when_locked(Some(forgets_all(inodes, session.notifier())));
-    let served = run(session, signals.as_ref(), mounted.as_ref(), ready);
+    let server = || handover.serve(connection, session);
+    let served = run(server, signals.as_ref(), mounted.as_ref(), ready);
     volume.when_locked(None);
     served
 }
 
-/// Has the kernel drop every page, target and attribute that it keeps of the mount.
-fn forgets_all(inodes: Arc<Inodes>, kernel: Notifier) -> LockHook {
-    Box::new(move || {
-        for number in inodes.numbers() {
-            match kernel.inval_inode(number, 0, 0) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::error!("the kernel may keep plaintext of inode {number:?}: {error}");
-                }
-                _ => {}
-            }
-        }
-    })
+/// Mounts, and agrees with the kernel.
+fn begin(
+    path: &Path,
+    volume: &Arc<Volume>,
+    options: &MountOptions,
+    config: Config,
+) -> Result<(Connection, Session<Adapter>), ServeError> {
+    let device = mountpoint::mount(path, options)?;
+    let adapter = Adapter::new(Arc::clone(volume), options);
+    let begun = Handshake::first(device.as_fd(), adapter.again(), config.clone());
+    let (handshake, session) = begun.inspect_err(|_| {
+        let _ = mountpoint::take_off(path, true);
+    })?;
+    let connection = Connection {
+        adapter,
+        device,
+        handshake,
+        config,
+        others: Vec::new(),
+    };
+    Ok((connection, session))
 }
 
 /// Serves in a thread of its own, so that `ready` may do what it likes.
 fn run(
-    session: Session<Adapter>,
+    serve: impl FnOnce() -> io::Result<()> + Send,
     signals: Option<&EndingSignals>,
     mounted: Option<&Mounted>,
     ready: impl FnOnce() + Send,
 ) -> Result<(), ServeError> {
     thread::scope(|scope| {
-        let server = scope.spawn(|| session.run());
+        let server = scope.spawn(serve);
         if let (Some(signals), Some(mounted)) = (signals, mounted) {
             scope.spawn(move || end_on_signal(signals, mounted));
         }

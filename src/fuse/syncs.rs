@@ -11,6 +11,7 @@ use std::thread;
 const BESIDE: usize = 64;
 
 /// The syncs under way.
+#[derive(Clone)]
 pub(super) struct Syncs {
     serving: usize,
     running: Arc<AtomicUsize>,

@@ -1,8 +1,7 @@
 //! The calls that take `unsafe`: the device put in the place of a session's socket (fuser has no session without a handshake
-//! of its own), shared mappings, and signals to one thread.
+//! of its own), and signals to one thread.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::thread::JoinHandleExt;
@@ -15,52 +14,6 @@ pub fn put(device: BorrowedFd<'_>, place: BorrowedFd<'_>) -> io::Result<()> {
     match unsafe { libc::dup3(device.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
-    }
-}
-
-/// A shared mapping of a file, writable.
-pub struct Map {
-    at: *mut libc::c_void,
-    len: usize,
-}
-
-impl Map {
-    /// Maps the first bytes, which the file has and keeps.
-    pub fn of(file: &File, len: usize) -> Self {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping, where the kernel likes.
-        let at = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                access,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        assert_ne!(at, libc::MAP_FAILED, "{}", io::Error::last_os_error());
-        Self { at, len }
-    }
-
-    pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: mapped so long, and borrowed from its one owner.
-        unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.len) }
-    }
-
-    pub fn sync(&mut self) -> io::Result<()> {
-        // SAFETY: the whole of a living mapping.
-        match unsafe { libc::msync(self.at, self.len, libc::MS_SYNC) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-}
-
-impl Drop for Map {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `of`, used by nobody any more.
-        unsafe { libc::munmap(self.at, self.len) };
     }
 }
 

@@ -71,6 +71,12 @@ pub(in crate::cli) enum Command {
     Init(InitArgs),
     /// Mount a volume; returns when the mount answers
     Mount(MountArgs),
+    /// Put this program in the place of the one that serves a mount, which stays: programs in it wait for an instant
+    Reexec {
+        /// Mount point
+        #[arg(value_name = "MNT")]
+        mountpoint: PathBuf,
+    },
     /// Unmount; returns when everything is settled and the volume is free
     Umount {
         /// Mount point
@@ -184,6 +190,9 @@ pub(in crate::cli) struct MountArgs {
     /// Where to say that the mount answers (to our own parent)
     #[arg(long, hide = true, value_name = "N")]
     pub(in crate::cli) ready_fd: Option<i32>,
+    /// Go on with the mount that another process serves (for `reexec`)
+    #[arg(long, hide = true)]
+    pub(in crate::cli) succeed: bool,
     /// Backing directory
     #[arg(value_name = "DIR")]
     pub(in crate::cli) directory: PathBuf,

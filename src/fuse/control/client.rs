@@ -112,6 +112,12 @@ impl Client {
         }
     }
 
+    /// Asks the daemon to give its mount to this process; what is said then is `Coming`'s.
+    pub(in crate::fuse) fn take_over(self) -> Result<UnixStream, ControlError> {
+        send(&self.connection, &Request::plain(Command::TakeOver))?;
+        Ok(self.connection)
+    }
+
     /// Asks to be told when the daemon has let the volume go; ask before unmounting.
     pub fn watch(self) -> Result<Watch, ControlError> {
         send(&self.connection, &Request::plain(Command::Wait))?;

@@ -4,29 +4,32 @@
 //! `"paths"`, or `"rekey"` with `"to"`, whose secrets come as descriptors (SCM_RIGHTS) beside the line. Lines of JSON answer:
 //! `{"progress":{..}}` or `{"encrypted":{..}}` any number of times, then `{"rotation":{..}}`, `{"destroyed":{..}}`,
 //! `{"data":{..}}`, `{"info":{..}}` or `{"error":{..}}`. To `wait` the answer is
-//! `{"waiting":{}}`, and then the end of the connection, when the daemon has let the volume go.
+//! `{"waiting":{}}`, and then the end of the connection, when the daemon has let the volume go. To `take-over` the answer is
+//! what `handover` says.
 //!
 //! Invariants: only root and the daemon's own user are answered, whatever the socket file's mode lets through; no secret
 //! stands in a line.
 
 mod client;
-mod protocol;
+pub(in crate::fuse) mod protocol;
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, chmod, unlink};
 use serde_json::Value;
 
 pub use self::client::{Client, ControlError, Watch};
 use self::protocol::{Answer, Command, Request, receive, send};
+use super::handover::Handover;
 use crate::format::ids::VolumeId;
 use crate::volume::{Progress, Target, Volume};
 
@@ -59,16 +62,35 @@ pub struct Refusal {
 pub struct Control {
     shared: Arc<Shared>,
     path: PathBuf,
-    listener: Arc<UnixListener>,
     listening: Option<JoinHandle<()>>,
 }
 
+/// What a control socket is for.
+pub struct Subject {
+    /// The volume.
+    pub volume: Arc<Volume>,
+    /// What `info` answers.
+    pub about: Value,
+    /// For `rekey`.
+    pub open_target: OpenTarget,
+    /// For `take-over`.
+    pub handover: Arc<Handover>,
+}
+
 struct Shared {
+    listener: UnixListener,
     volume: Mutex<Option<Arc<Volume>>>,
     about: Value,
     open_target: OpenTarget,
+    handover: Arc<Handover>,
     stopped: AtomicBool,
     connections: Mutex<Connections>,
+    /// Held while a connection is accepted, and while the mount goes to another process, which accepts the next ones.
+    accepting: Mutex<()>,
+    /// Held shared by what changes keys, alone while the mount goes to another process.
+    changing: RwLock<()>,
+    /// How many wait for the end.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -80,41 +102,57 @@ struct Connections {
 
 impl Control {
     /// Listens on a socket file of mode 0600, and replaces one that nobody listens on (AddrInUse if somebody does).
-    /// `about` is what `info` answers.
-    pub fn listen(
-        path: &Path,
-        volume: Arc<Volume>,
-        about: Value,
-        open_target: OpenTarget,
-    ) -> io::Result<Self> {
+    pub fn listen(path: &Path, subject: Subject) -> io::Result<Self> {
         remove_stale(path)?;
-        let listener = Arc::new(UnixListener::bind(path)?);
+        let listener = UnixListener::bind(path)?;
         chmod(path, Mode::RUSR | Mode::WUSR)?;
+        let mut control = Self::over(listener, path, subject)?;
+        control.start()?;
+        Ok(control)
+    }
+
+    /// Goes on with the socket of another process, from `start` on; dropped before, it leaves it as it is.
+    pub fn over(listener: UnixListener, path: &Path, subject: Subject) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared {
-            volume: Mutex::new(Some(volume)),
-            about,
-            open_target,
+            listener,
+            volume: Mutex::new(Some(subject.volume)),
+            about: subject.about,
+            open_target: subject.open_target,
+            handover: subject.handover,
             stopped: AtomicBool::new(false),
             connections: Mutex::default(),
+            accepting: Mutex::default(),
+            changing: RwLock::default(),
+            waiting: AtomicUsize::new(0),
         });
-        let accepting = (Arc::clone(&shared), Arc::clone(&listener));
-        let thread = thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || accepting.0.accept(&accepting.1))?;
         Ok(Self {
             shared,
             path: path.to_owned(),
-            listener,
-            listening: Some(thread),
+            listening: None,
         })
     }
 
-    /// Takes no more requests, and waits for a rotation that is under way. Lets go of the volume.
+    /// Begins to answer.
+    pub fn start(&mut self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || shared.accept())?;
+        self.listening = Some(thread);
+        Ok(())
+    }
+
+    /// Takes no more requests, and waits for a rotation that is under way. Lets go of the volume. A socket that is another
+    /// process's by now stays.
     pub fn finish(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
+        if self.shared.handover.is_gone() {
+            drop(self.listening.take()); // it waits for nobody, and ends with the process
+        }
         if let Some(listening) = self.listening.take() {
             // Wakes it, also where somebody removed the socket file.
-            let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+            let _ = rustix::net::shutdown(&self.shared.listener, rustix::net::Shutdown::Both);
             let _ = unlink(&self.path);
             let _ = listening.join();
         }
@@ -154,14 +192,21 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 impl Shared {
-    fn accept(self: &Arc<Self>, listener: &UnixListener) {
-        for connection in listener.incoming() {
-            if self.stopped.load(Ordering::SeqCst) {
+    fn accept(self: &Arc<Self>) {
+        loop {
+            let mut asked = [PollFd::new(&self.listener, PollFlags::IN)];
+            let polled = poll(&mut asked, None);
+            let _turn = locked(&self.accepting);
+            if self.stopped.load(Ordering::SeqCst) || self.handover.is_gone() {
                 return;
             }
-            match connection {
-                Ok(connection) if is_allowed(&connection) => self.admit(connection),
+            let accepted = polled
+                .map_err(io::Error::from)
+                .and_then(|_| self.listener.accept());
+            match accepted {
+                Ok((connection, _)) if is_allowed(&connection) => self.admit(connection),
                 Ok(_) => tracing::warn!("a user without the right to it asked the control socket"),
+                Err(error) if is_passing(&error) => {}
                 Err(error) => {
                     tracing::warn!("the control socket: {error}");
                     thread::sleep(PROGRESS_EVERY); // out of descriptors: no tight loop
@@ -220,8 +265,16 @@ impl Shared {
             Command::Info => send(connection, &Answer::Info(self.about.clone()))?,
             Command::Wait => {
                 connection.set_read_timeout(None)?;
-                send(connection, &Answer::Waiting {})?;
-                io::copy(&mut &*connection, &mut io::sink())?; // until the asker goes, or `finish`
+                self.waiting.fetch_add(1, Ordering::SeqCst);
+                let waited = send(connection, &Answer::Waiting {})
+                    .and_then(|()| io::copy(&mut &*connection, &mut io::sink())); // until the asker goes, or `finish`
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                waited?;
+            }
+            Command::TakeOver => {
+                if let Err(Refusal { kind, message }) = self.hand_over(connection) {
+                    send(connection, &Answer::Error { kind, message })?;
+                }
             }
             Command::Rotate | Command::Rekey | Command::DestroyOld | Command::RekeyData => {
                 let answer = self.change_keys(connection, &request, descriptors);
@@ -229,6 +282,25 @@ impl Shared {
             }
         }
         Ok(command)
+    }
+
+    /// Gives the mount to the process that asks.
+    fn hand_over(&self, to: &UnixStream) -> Result<(), Refusal> {
+        let busy = |why: &str| Refusal {
+            kind: "busy".to_owned(),
+            message: why.to_owned(),
+        };
+        let _turn = locked(&self.accepting); // let go last: who asks next finds the others free
+        let alone = self.changing.try_write();
+        if matches!(alone, Err(TryLockError::WouldBlock)) {
+            return Err(busy(
+                "the keys of the volume are being changed: try again when that is done",
+            ));
+        }
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            return Err(busy("the volume is being unmounted"));
+        }
+        self.handover.leave(to, self.listener.as_fd())
     }
 
     fn change_keys(
@@ -240,6 +312,13 @@ impl Shared {
         let volume = locked(&self.volume).clone();
         let volume =
             volume.ok_or_else(|| Answer::error("unmounting", "the volume is being unmounted"))?;
+        let changing = self.changing.try_read();
+        if matches!(changing, Err(TryLockError::WouldBlock)) {
+            return Err(Answer::error(
+                "busy",
+                "the mount goes to another process just now: try again",
+            ));
+        }
         let mut listening = true;
         let mut told = Instant::now();
         let mut tell = |answer: Answer| {
@@ -272,6 +351,14 @@ impl Shared {
             )),
         }
     }
+}
+
+/// Nobody there after all, or a signal.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
 }
 
 fn is_allowed(connection: &UnixStream) -> bool {

@@ -17,7 +17,7 @@ use crate::volume::{Error, Phase, Progress, RekeyData, RekeyDataProgress, Rotati
 /// The longest request, bytes.
 const REQUEST_LIMIT: usize = 1 << 16;
 /// Descriptors beside a request at the most.
-const DESCRIPTORS: usize = 8;
+pub(in crate::fuse) const DESCRIPTORS: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -28,6 +28,7 @@ pub(super) enum Command {
     RekeyData,
     Info,
     Wait,
+    TakeOver,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -144,12 +145,12 @@ impl From<PhaseName> for Phase {
     }
 }
 
-pub(super) fn send<T: Serialize>(to: &UnixStream, message: &T) -> io::Result<()> {
+pub(in crate::fuse) fn send<T: Serialize>(to: &UnixStream, message: &T) -> io::Result<()> {
     send_with(to, message, &[])
 }
 
 /// Sends a message, with descriptors beside its first byte.
-pub(super) fn send_with<T: Serialize>(
+pub(in crate::fuse) fn send_with<T: Serialize>(
     mut to: &UnixStream,
     message: &T,
     descriptors: &[BorrowedFd<'_>],
@@ -169,7 +170,7 @@ pub(super) fn send_with<T: Serialize>(
 }
 
 /// Reads one line, cut where it is too long, and the descriptors that come with it.
-pub(super) fn receive(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+pub(in crate::fuse) fn receive(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut line = Vec::new();
     let mut descriptors = Vec::new();
     let mut chunk = vec![0; 4096];

@@ -1,0 +1,57 @@
+//! `strongroom reexec`: a mount that goes from one process to another while programs use it. Each sees a pause, and nothing else.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+#[path = "support/lives.rs"]
+mod lives;
+mod support;
+
+#[path = "reexec/broken_off.rs"]
+mod broken_off;
+#[path = "reexec/kept.rs"]
+mod kept;
+#[path = "reexec/storms.rs"]
+mod storms;
+
+use std::path::PathBuf;
+
+use strongroom::fuse::control::Client;
+use support::Sandbox;
+
+/// The control socket of the sandbox's one mount.
+fn socket(sandbox: &Sandbox) -> PathBuf {
+    let entries = std::fs::read_dir(sandbox.path("run")).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .find(|path| path.extension().is_some_and(|last| last == "sock"))
+        .expect("a control socket")
+}
+
+/// The process that serves the mount.
+fn pid(sandbox: &Sandbox) -> u64 {
+    let about = Client::connect(&socket(sandbox)).unwrap().info().unwrap();
+    about["pid"].as_u64().unwrap()
+}
+
+/// Gives the mount to another process.
+fn reexec(sandbox: &Sandbox) {
+    let before = pid(sandbox);
+    sandbox.ok(&["reexec", "mnt"]);
+    assert_ne!(pid(sandbox), before, "another process serves");
+}
+
+/// Unmounts, and has `check` look at every byte.
+fn ends_whole(sandbox: &Sandbox) {
+    sandbox.umount();
+    sandbox.ok(&["check", "vault"]);
+}
+
+/// As `ends_whole`, where no daemon had anything to complain of.
+fn ends_without_a_word(sandbox: &Sandbox) {
+    ends_whole(sandbox);
+    let log = std::fs::read_to_string(sandbox.path("state/mount.log")).unwrap();
+    let journal = "does not journal data in order";
+    let said = log
+        .lines()
+        .find(|line| !line.contains(journal) && !line.contains(" INFO "));
+    assert_eq!(said, None, "{log}");
+}
