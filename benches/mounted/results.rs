@@ -72,7 +72,8 @@ impl Results {
             } else {
                 plain / (1.0 + NEAR_PLAIN)
             };
-            Some(if wanted > plain { near_plain } else { wanted })
+            let too_much = work.over_peer.is_some() && wanted > plain;
+            Some(if too_much { near_plain } else { wanted })
         });
         Some(Verdict {
             to_null: null.map(|null| ours / null),
