@@ -47,6 +47,11 @@ pub const MAX_NAME: usize = 255;
 const SIV_TAG: usize = 16;
 const HASH_CHARS: usize = 43;
 
+/// First byte of a packed name: ciphertext follows.
+const PACKED: u8 = 0;
+/// First byte of a packed name: the entry follows.
+const AS_IT_IS: u8 = 1;
+
 /// A name as it stands in the backing directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredName {
@@ -158,6 +163,23 @@ pub fn root_dir_id(dir_key: &Secret<32>, volume: &VolumeId) -> DirId {
 /// The id of a directory that has no `strongroom.dir`: HKDF(dir key, parent id, "child" ‖ stored name, 16).
 pub fn child_dir_id(dir_key: &Secret<32>, parent: &DirId, stored: &[u8]) -> DirId {
     DirId(*hkdf(&[dir_key.expose()], &parent.0, &[b"child", stored]).expose())
+}
+
+/// A stored name in fewer bytes, for keeping it in memory; [`unpacked_name`] gives it back.
+pub fn packed_name(entry: &[u8]) -> Box<[u8]> {
+    match decode64("a stored name", entry) {
+        Ok(sealed) => [&[PACKED], sealed.as_slice()].concat().into(),
+        Err(_) => [&[AS_IT_IS], entry].concat().into(),
+    }
+}
+
+/// The stored name that was packed so.
+pub fn unpacked_name(packed: &[u8]) -> Vec<u8> {
+    match packed.split_first() {
+        Some((&PACKED, sealed)) => encode64(sealed),
+        Some((_, entry)) => entry.to_vec(),
+        None => Vec::new(),
+    }
 }
 
 /// Unpadded base64url (RFC 4648).

@@ -255,9 +255,9 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
         let open = || {
-            let inode = self.inodes.find(number)?;
-            let file = self.open_file(&inode, flags.0, is_root(request))?;
-            Ok(self.handles.insert(file, inode))
+            let node = self.inodes.find(number)?;
+            let file = self.open_file(&node, flags.0, is_root(request))?;
+            Ok(self.handles.insert(file, node))
         };
         answer("open", reply, open, |reply, handle| {
             reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE)
@@ -322,7 +322,7 @@ impl Filesystem for Adapter {
         let write = || {
             let handle = self.handles.find(handle)?;
             self.drop_privileges(
-                &handle.inode,
+                &handle.node,
                 write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             )?;
             self.volume.write(&handle.file, offset, data)
@@ -458,7 +458,7 @@ impl Filesystem for Adapter {
         let set = || {
             xattrs::set(
                 self,
-                &*self.inodes.find(number)?,
+                &self.inodes.find(number)?,
                 name.as_bytes(),
                 value,
                 flags,
@@ -469,7 +469,7 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = || {
-            let value = xattrs::value(self, &*self.inodes.find(number)?, name.as_bytes());
+            let value = xattrs::value(self, &self.inodes.find(number)?, name.as_bytes());
             xattrs::fitting(value?, size)
         };
         answer("getxattr", reply, value, |reply, value| {
@@ -513,7 +513,7 @@ impl Filesystem for Adapter {
         let allocate = || {
             let how = opened::fallocate_mode(mode)?;
             let handle = self.handles.find(handle)?;
-            self.drop_privileges(&handle.inode, !is_root(request))?;
+            self.drop_privileges(&handle.node, !is_root(request))?;
             self.volume.allocate(&handle.file, how, offset, len)
         };
         answer("fallocate", reply, allocate, send_ok);
@@ -555,7 +555,7 @@ impl Filesystem for Adapter {
         let copy = || {
             let (from, to): (Arc<Handle>, Arc<Handle>) =
                 (self.handles.find(from)?, self.handles.find(to)?);
-            self.drop_privileges(&to.inode, !is_root(request))?;
+            self.drop_privileges(&to.node, !is_root(request))?;
             let len = len.min(u64::from(u32::MAX)); // the reply counts in 32 bits
             self.volume
                 .copy_range(&from.file, from_offset, &to.file, to_offset, len)

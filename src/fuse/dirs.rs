@@ -11,11 +11,10 @@ use std::time::Duration;
 use fuser::{FileAttr, ReplyDirectoryPlus};
 
 use super::attr::{TTL, bare_attr, file_attr};
-use super::inodes::Inode;
 use super::opened::is;
 use super::served::{Adapter, GENERATION};
 use crate::store::Kind;
-use crate::volume::{Result, Volume};
+use crate::volume::{Node, Result, Volume};
 
 /// One entry on its way to the kernel.
 pub(super) struct Listed<'a> {
@@ -88,7 +87,7 @@ impl Position {
 /// the first entry is left for the next call.
 pub(super) fn list(
     volume: &Volume,
-    directory: &Arc<Inode>,
+    directory: &Arc<Node>,
     cookie: u64,
     mut take: impl FnMut(&Listed) -> Result<Offered>,
 ) -> Result<()> {
@@ -98,13 +97,13 @@ pub(super) fn list(
         let offered = match position {
             Position::Dot => {
                 position = Position::DotDot;
-                take(&dots(b".", directory.node.id(), position))
+                take(&dots(b".", directory.id(), position))
             }
             Position::DotDot => {
                 position = Position::Entries(0);
                 let above = volume
-                    .parent(&directory.node)
-                    .map_or(directory.node.id(), |node| node.id());
+                    .parent(directory)
+                    .map_or(directory.id(), |node| node.id());
                 take(&dots(b"..", above, position))
             }
             Position::Entries(from) => {
@@ -131,13 +130,13 @@ pub(super) fn list(
 /// One batch of the volume; where to go on if every entry of it is gone, else `None`.
 fn batch(
     volume: &Volume,
-    directory: &Arc<Inode>,
+    directory: &Arc<Node>,
     from: u64,
     taken: &mut bool,
     take: &mut impl FnMut(&Listed) -> Result<Offered>,
 ) -> Result<Option<u64>> {
     let (mut next, mut any) = (None, false);
-    for entry in volume.read_dir(&directory.node, from)? {
+    for entry in volume.read_dir(directory, from)? {
         let after = Position::Entries(entry.next).cookie();
         let listed = Listed {
             name: &entry.name,
@@ -160,7 +159,7 @@ fn batch(
 /// same, as something to ask for again: the kernel gets the error when a program names it.
 pub(super) fn add_plus(
     adapter: &Adapter,
-    directory: &Arc<Inode>,
+    directory: &Arc<Node>,
     entry: &Listed,
     reply: &mut ReplyDirectoryPlus,
 ) -> Result<Offered> {
@@ -171,15 +170,18 @@ pub(super) fn add_plus(
     if entry.dots {
         return Ok(add(&bare_attr(entry.id, entry.kind), Duration::ZERO));
     }
-    let (node, attr) = match adapter.volume.lookup(&directory.node, entry.name) {
+    let (node, attr) = match adapter.volume.lookup(directory, entry.name) {
         Ok(found) => found,
         Err(error) if is(&error, libc::ENOENT) => return Ok(Offered::Gone),
         Err(_) => match adapter.inodes.known(entry.id) {
-            Some(inode) => (Arc::clone(&inode.node), adapter.volume.attr(&inode.node)?),
+            Some(node) => {
+                let attr = adapter.volume.attr(&node)?;
+                (node, attr)
+            }
             None => return Ok(add(&bare_attr(entry.id, entry.kind), Duration::ZERO)),
         },
     };
-    adapter.inodes.remember(&node)?;
+    adapter.inodes.remember(&node);
     let offered = add(&file_attr(&attr), TTL);
     if offered == Offered::NoRoom {
         adapter.inodes.forget(node.id(), 1);

@@ -9,18 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::FileHandle;
 
-use super::inodes::Inode;
-use crate::volume::{Error, OpenFile, Result};
+use crate::volume::{Error, Node, OpenFile, Result};
 
 /// Locks among which the table is divided.
 const SHARDS: usize = 16;
 
-/// An open file, and the inode it was opened on.
+/// An open file, and the node it was opened on.
 pub(super) struct Handle {
     /// The volume's handle; dropping it closes.
     pub(super) file: OpenFile,
-    /// The inode.
-    pub(super) inode: Arc<Inode>,
+    /// What it was opened on.
+    pub(super) node: Arc<Node>,
 }
 
 /// All open files.
@@ -32,18 +31,18 @@ pub(super) struct Handles {
 
 impl Handles {
     /// Takes an open file in and gives it a number, from 1 up.
-    pub(super) fn insert(&self, file: OpenFile, inode: Arc<Inode>) -> FileHandle {
+    pub(super) fn insert(&self, file: OpenFile, node: Arc<Node>) -> FileHandle {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         self.shard(number)
-            .insert(number, Arc::new(Handle { file, inode }));
+            .insert(number, Arc::new(Handle { file, node }));
         FileHandle(number)
     }
 
     /// Puts a file back under the number that the kernel has for it.
-    pub(super) fn put_back(&self, number: u64, file: OpenFile, inode: Arc<Inode>) {
+    pub(super) fn put_back(&self, number: u64, file: OpenFile, node: Arc<Node>) {
         self.last.fetch_max(number, Ordering::Relaxed);
         self.shard(number)
-            .insert(number, Arc::new(Handle { file, inode }));
+            .insert(number, Arc::new(Handle { file, node }));
     }
 
     /// Every open file with its number.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use fuser::{FileHandle, RenameFlags};
 
-use super::inodes::Inode;
 use super::served::Adapter;
 use crate::store::{Kind, RenameMode};
 use crate::volume::{Attr, Caller, Error, Fallocate, Node, OpenFile, OpenFlags, Result, SeekTo};
@@ -15,15 +14,15 @@ impl Adapter {
     /// Opens a file as open(2)'s flags ask; O_TRUNC is a change of the content.
     pub(super) fn open_file(
         &self,
-        inode: &Arc<Inode>,
+        node: &Arc<Node>,
         flags: i32,
         by_root: bool,
     ) -> Result<OpenFile> {
         let wanted = self::flags(flags, self.agreed.writeback);
         if wanted.truncate {
-            self.drop_privileges(inode, !by_root)?;
+            self.drop_privileges(node, !by_root)?;
         }
-        by_number(&inode.node, self.volume.open(&inode.node, wanted))
+        by_number(node, self.volume.open(node, wanted))
     }
 
     /// open(2) with O_CREAT.
@@ -41,8 +40,8 @@ impl Adapter {
             .create(parent, name.as_bytes(), mode, caller, wanted);
         match made {
             Ok((node, attr, file)) => {
-                let (inode, attr) = self.made((node, attr))?;
-                Ok((attr, self.handles.insert(file, inode)))
+                let (node, attr) = self.made((node, attr))?;
+                Ok((attr, self.handles.insert(file, node)))
             }
             Err(error) if is(&error, libc::EEXIST) && flags & libc::O_EXCL == 0 => {
                 self.open_existing(parent, name, flags, caller.uid == 0)
@@ -60,10 +59,10 @@ impl Adapter {
         by_root: bool,
     ) -> Result<(Attr, FileHandle)> {
         let (node, _) = self.volume.lookup(parent, name.as_bytes())?;
-        let inode = self.inodes.remember(&node)?;
-        let opened = self.open_file(&inode, flags, by_root).and_then(|file| {
+        self.inodes.remember(&node);
+        let opened = self.open_file(&node, flags, by_root).and_then(|file| {
             let attr = self.volume.attr(&node)?; // after a truncation
-            Ok((attr, self.handles.insert(file, Arc::clone(&inode))))
+            Ok((attr, self.handles.insert(file, Arc::clone(&node))))
         });
         opened.inspect_err(|_| self.inodes.forget(node.id(), 1))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fuser::{FileHandle, Generation, INodeNo};
 
 use super::handles::Handles;
-use super::inodes::{Inode, Inodes};
+use super::inodes::Inodes;
 use super::kernel::Agreed;
 use super::opened::by_number;
 use super::options::MountOptions;
@@ -30,7 +30,7 @@ impl Adapter {
     /// Serves a volume that nobody else writes.
     pub(super) fn new(volume: Arc<Volume>, options: &MountOptions) -> Self {
         Self {
-            inodes: Arc::new(Inodes::new(volume.root())),
+            inodes: Arc::new(Inodes::new(volume.root(), volume.nodes())),
             handles: Arc::default(),
             agreed: Agreed::default(),
             want_writeback: options.writeback,
@@ -53,39 +53,37 @@ impl Adapter {
 
     /// The node of a number; ESTALE for an unknown one.
     pub(super) fn node(&self, number: INodeNo) -> Result<Arc<Node>> {
-        Ok(Arc::clone(&self.inodes.find(number)?.node))
+        self.inodes.find(number)
     }
 
     /// Counts a lookup of a node that is about to be named to the kernel.
     pub(super) fn named(&self, (node, attr): (Arc<Node>, Attr)) -> Result<Attr> {
-        self.inodes.remember(&node)?;
+        self.inodes.remember(&node);
         Ok(attr)
     }
 
     /// As `named`, for what was just made without set-id bits: it has no capabilities either.
-    pub(super) fn made(&self, (node, attr): (Arc<Node>, Attr)) -> Result<(Arc<Inode>, Attr)> {
-        let inode = self.inodes.remember(&node)?;
-        inode.capability.clear(|| Ok(()))?;
+    pub(super) fn made(&self, (node, attr): (Arc<Node>, Attr)) -> Result<(Arc<Node>, Attr)> {
+        self.inodes.remember(&node);
+        node.capability().clear(|| Ok(()))?;
         if attr.mode & 0o6000 == 0 {
-            inode.set_id.clear(|| Ok(()))?;
+            node.set_id().clear(|| Ok(()))?;
         }
-        Ok((inode, attr))
+        Ok((node, attr))
     }
 
     /// Clears what a change of the content must clear: capabilities always, set-id bits unless root made it.
-    pub(super) fn drop_privileges(&self, inode: &Inode, set_id: bool) -> Result<()> {
+    pub(super) fn drop_privileges(&self, node: &Arc<Node>, set_id: bool) -> Result<()> {
         if set_id {
             let kill = SetAttr {
                 kill_suid: true,
                 ..SetAttr::default()
             };
-            inode
-                .set_id
-                .clear(|| self.volume.set_attr(&inode.node, &kill, None).map(drop))?;
+            node.set_id()
+                .clear(|| self.volume.set_attr(node, &kill, None).map(drop))?;
         }
-        inode
-            .capability
-            .clear(|| xattrs::drop_capability(&self.volume, &inode.node))
+        node.capability()
+            .clear(|| xattrs::drop_capability(&self.volume, node))
     }
 
     /// Reads into a buffer; the part of it that was read.
@@ -108,21 +106,21 @@ impl Adapter {
         handle: Option<FileHandle>,
         set: &SetAttr,
     ) -> Result<Attr> {
-        let inode = self.inodes.find(number)?;
+        let node = self.inodes.find(number)?;
         let handle = handle.and_then(|handle| self.handles.find(handle).ok());
         if set.size.is_some() {
-            self.drop_privileges(&inode, set.kill_suid)?;
+            self.drop_privileges(&node, set.kill_suid)?;
         }
         let set = SetAttr {
-            unprivileged: inode.set_id.are_clear() && inode.capability.are_clear(),
+            unprivileged: node.set_id().are_clear() && node.capability().are_clear(),
             ..*set
         };
         let handle = handle.as_ref().map(|handle| &handle.file);
-        let changed = self.volume.set_attr(&inode.node, &set, handle);
+        let changed = self.volume.set_attr(&node, &set, handle);
         if set.mode.is_some() {
-            inode.set_id.may_be_set();
+            node.set_id().may_be_set();
         }
-        by_number(&inode.node, changed)
+        by_number(&node, changed)
     }
 
     /// Does something to an object that the kernel names by its number.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use fuser::ReplyXattr;
 
-use super::inodes::Inode;
 use super::opened::{by_number, is};
 use super::served::Adapter;
 use crate::volume::{Error, Node, Result, Volume};
@@ -16,7 +15,7 @@ const TRUSTED: &[u8] = b"trusted.";
 /// setxattr(2).
 pub(super) fn set(
     adapter: &Adapter,
-    inode: &Inode,
+    node: &Arc<Node>,
     name: &[u8],
     value: &[u8],
     flags: i32,
@@ -28,22 +27,20 @@ pub(super) fn set(
     if create && replace {
         return Err(Error::errno(libc::EINVAL));
     }
-    let done = adapter
-        .volume
-        .set_xattr(&inode.node, name, value, create, replace);
+    let done = adapter.volume.set_xattr(node, name, value, create, replace);
     if name == CAPABILITY {
-        inode.capability.may_be_set();
+        node.capability().may_be_set();
     }
-    by_number(&inode.node, done)
+    by_number(node, done)
 }
 
 /// getxattr(2). The kernel asks for capabilities before the first write to each file.
-pub(super) fn value(adapter: &Adapter, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-    let look = || by_number(&inode.node, adapter.volume.xattr(&inode.node, name));
+pub(super) fn value(adapter: &Adapter, node: &Arc<Node>, name: &[u8]) -> Result<Vec<u8>> {
+    let look = || by_number(node, adapter.volume.xattr(node, name));
     if name != CAPABILITY {
         return look();
     }
-    let found = inode.capability.find(|| match look() {
+    let found = node.capability().find(|| match look() {
         Err(error) if is(&error, libc::ENODATA) => Ok(None),
         found => found.map(Some),
     });

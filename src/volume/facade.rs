@@ -103,8 +103,8 @@ impl Volume {
         });
         if !volume.env.read_only {
             volume.env.ring.ready.serve(&volume.env);
-            volume.housekeeping.start(&volume)?;
         }
+        volume.housekeeping.start(&volume)?;
         Ok(volume)
     }
 
@@ -168,6 +168,11 @@ impl Volume {
         } else {
             Ok(())
         }
+    }
+
+    /// The objects that this mount knows.
+    pub fn nodes(&self) -> Arc<NodeTable> {
+        Arc::clone(&self.nodes)
     }
 
     /// The top directory.

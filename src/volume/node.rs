@@ -4,39 +4,62 @@
 //! Invariants: at most one living node stands for an inode; a node whose last name went through us is dead, is no longer
 //! found by its inode number, and its `id` is not given again while it lives.
 //!
-//! Lock order of the tree: `DirPart::names` of several directories by ascending id < `Node::opening` < everything else
-//! here (memory only, one at a time). A directory's handle is resolved before any `names` lock is taken.
+//! There may be millions of them, hence what a node has by itself is small: docs/PERFORMANCE.md has the bytes.
+//!
+//! Lock order of the tree: `DirPart::names` of several directories by ascending id < `Node::opening` < `NodeTable::known` <
+//! `Node::memory` (memory only). A directory's handle is resolved before any `names` lock is taken. Under the last two no
+//! hold on a node is dropped: its end takes them.
 
-pub(in crate::volume) mod carry;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, Weak};
-
-use crate::format::ids::DirId;
-use crate::store::{Dir, Kind, Stat};
+use crate::store::{Kind, Stat};
 use crate::volume::error::{Error, Result};
 use crate::volume::file::FileState;
-use crate::volume::sync::{locked, writing};
+use crate::volume::sync::locked;
+
+pub(in crate::volume) mod carry;
+mod dir_part;
+mod names;
+mod numbers;
+mod privileges;
+mod table;
+
+pub(crate) use dir_part::{DirPart, Inherit, lock_names};
+pub(crate) use names::Location;
+pub use privileges::Privileges;
+pub use table::NodeTable;
+
+use names::Memory;
 
 /// The number of the root, as FUSE has it.
 const ROOT: u64 = 1;
-/// Set in numbers that are not inode numbers of the store.
-const MADE_UP: u64 = 1 << 63;
 
 /// One object of the volume known to this mount. Kept alive by whoever holds it; forgotten when dropped.
 pub struct Node {
     id: u64,
-    /// Changes when the file's contents move to another inode.
-    ino: AtomicU64,
-    kind: Kind,
     table: Weak<NodeTable>,
-    whereabouts: Mutex<Whereabouts>,
     dir: Option<Box<DirPart>>,
     /// Held while the one `FileState` of this inode is made.
     pub(crate) opening: Mutex<()>,
-    /// What another object took the name of: whoever had looked it up before still gets what it holds.
-    replaced: Mutex<Option<Replaced>>,
+    memory: Mutex<Memory>,
+    kind: Kind,
+    by_ino: AtomicU8,
+    set_id: Privileges,
+    capability: Privileges,
+}
+
+/// A million of them, with their names and their place in the table, shall fit into 200 MiB.
+const _: () = assert!(size_of::<Node>() <= 88);
+
+/// How a node is found by its inode number. Changed with the table locked.
+mod by_ino {
+    /// By its own number, which is that of the inode.
+    pub(super) const ID: u8 = 0;
+    /// By a number that is not its own.
+    pub(super) const OTHER: u8 = 1;
+    /// Not any more: the number may stand for another object.
+    pub(super) const NONE: u8 = 2;
 }
 
 /// What an object holds whose last name another one took.
@@ -46,86 +69,6 @@ pub(crate) enum Replaced {
     File(#[allow(dead_code)] Arc<FileState>),
     /// A symlink as it was stored.
     Symlink(Vec<u8>),
-}
-
-/// Where a node is found.
-#[derive(Default)]
-struct Whereabouts {
-    locations: Vec<Location>,
-    dead: bool,
-    /// Attributes as of the last time a name went, for objects without any name known.
-    last: Option<Stat>,
-}
-
-/// A name of a node.
-#[derive(Clone)]
-pub(crate) struct Location {
-    /// The directory that holds the entry.
-    pub(crate) parent: Arc<Node>,
-    /// The entry's stored name.
-    pub(crate) stored: Vec<u8>,
-    /// Whether the file, as it is loaded now, was found bound to this name.
-    pub(crate) checked: bool,
-}
-
-impl Location {
-    fn is(&self, parent: &Arc<Node>, stored: &[u8]) -> bool {
-        Arc::ptr_eq(&self.parent, parent) && self.stored == stored
-    }
-}
-
-/// What only directories have.
-#[derive(Default)]
-pub(crate) struct DirPart {
-    /// Held for reading while an entry is looked at and acted on by its name, for writing while names change.
-    pub(crate) names: RwLock<()>,
-    /// The directory's identity, once known; it never changes.
-    pub(crate) id: OnceLock<DirId>,
-    /// The open directory, while it is among those kept open.
-    pub(crate) open: Mutex<Option<Arc<dyn Dir>>>,
-    /// Used since the cache of open directories last looked.
-    pub(crate) used: AtomicBool,
-    /// What is known of markers of directories renamed away.
-    pub(crate) markers: Markers,
-    /// What new entries inherit; `None`: to be read.
-    pub(crate) inherit: Mutex<Option<Inherit>>,
-    /// The other directory of the last rename of this one, while that is not known to be durable.
-    pub(crate) moved_from: Mutex<Option<Arc<Node>>>,
-}
-
-/// Whether a directory may hold markers; once it may, it always may.
-#[derive(Default)]
-pub(crate) struct Markers(AtomicU8);
-
-impl Markers {
-    const NONE: u8 = 1;
-    const SOME: u8 = 2;
-
-    /// It was just made: it has none, unless one was put since.
-    pub(crate) fn just_made(&self) {
-        let _ = self
-            .0
-            .compare_exchange(0, Self::NONE, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// One is about to be put.
-    pub(crate) fn put(&self) {
-        self.0.store(Self::SOME, Ordering::Release);
-    }
-
-    /// Whether it is known that there are none.
-    pub(crate) fn none(&self) -> bool {
-        self.0.load(Ordering::Acquire) == Self::NONE
-    }
-}
-
-/// What a directory hands down to entries made in it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Inherit {
-    /// Its group, where the setgid bit is set.
-    pub(crate) group: Option<u32>,
-    /// Whether it has a default ACL, which takes the place of the umask.
-    pub(crate) default_acl: bool,
 }
 
 impl Node {
@@ -140,9 +83,23 @@ impl Node {
         self.kind
     }
 
-    /// The inode number in the store.
+    /// Whether it may have set-id bits.
+    pub fn set_id(&self) -> &Privileges {
+        &self.set_id
+    }
+
+    /// Whether it may have file capabilities.
+    pub fn capability(&self) -> &Privileges {
+        &self.capability
+    }
+
+    /// The inode number in the store. Changes when the file's contents move to another inode.
     pub(crate) fn ino(&self) -> u64 {
-        self.ino.load(Ordering::Acquire)
+        if self.by_ino.load(Ordering::Acquire) == by_ino::ID {
+            return self.id;
+        }
+        let memory = locked(&self.memory);
+        memory.rare().and_then(|rare| rare.ino).unwrap_or(self.id)
     }
 
     /// Whether this is the top directory.
@@ -159,109 +116,126 @@ impl Node {
 
     /// Whether its last name went.
     pub(crate) fn is_dead(&self) -> bool {
-        locked(&self.whereabouts).dead
+        locked(&self.memory).dead
     }
 
     /// All names known.
     pub(crate) fn locations(&self) -> Vec<Location> {
-        locked(&self.whereabouts).locations.clone()
+        locked(&self.memory).locations()
     }
 
     /// The name that became known last; ENOENT if none is known.
     pub(crate) fn location(&self) -> Result<Location> {
-        let whereabouts = locked(&self.whereabouts);
-        whereabouts
-            .locations
-            .last()
-            .cloned()
-            .ok_or_else(|| Error::errno(libc::ENOENT))
+        let location = locked(&self.memory).location();
+        location.ok_or_else(|| Error::errno(libc::ENOENT))
     }
 
     /// Whether this name is (still) known.
     pub(crate) fn is_at(&self, parent: &Arc<Node>, stored: &[u8]) -> bool {
-        locked(&self.whereabouts)
-            .locations
-            .iter()
-            .any(|known| known.is(parent, stored))
+        locked(&self.memory).is_at(parent, stored, false)
     }
 
     /// Keeps what it holds until it is forgotten, or gives that up.
     pub(crate) fn keep_replaced(&self, replaced: Option<Replaced>) {
-        let before = std::mem::replace(&mut *locked(&self.replaced), replaced);
+        let before = {
+            let mut memory = locked(&self.memory);
+            memory.change(|rare| std::mem::replace(&mut rare.replaced, replaced))
+        };
         drop(before); // closes it, with no lock held
     }
 
     /// What it held when another object took its last name.
     pub(crate) fn replaced(&self) -> Option<Replaced> {
-        locked(&self.replaced).clone()
+        let memory = locked(&self.memory);
+        memory.rare().and_then(|rare| rare.replaced.clone())
     }
 
     /// Attributes as of the last time a name went.
     pub(crate) fn last_stat(&self) -> Option<Stat> {
-        locked(&self.whereabouts).last
+        let memory = locked(&self.memory);
+        memory.rare().and_then(|rare| rare.last)
     }
 
     /// Notes a name. `alone`: the object has no other (a directory, or one link).
     pub(crate) fn found_at(&self, parent: &Arc<Node>, stored: &[u8], alone: bool) {
-        let mut whereabouts = locked(&self.whereabouts);
-        if alone {
-            whereabouts
-                .locations
-                .retain(|known| known.is(parent, stored));
+        let mut memory = locked(&self.memory);
+        if memory.first_name(parent, stored) || memory.is_at(parent, stored, alone) {
+            return;
         }
-        if !whereabouts
-            .locations
-            .iter()
-            .any(|known| known.is(parent, stored))
-        {
-            let parent = Arc::clone(parent);
-            whereabouts.locations.push(Location {
-                parent,
-                stored: stored.to_vec(),
-                checked: false,
-            });
-        }
+        let gone = memory.change(|rare| {
+            let gone = rare.keep(|known| !alone || known.is(parent, stored));
+            if !rare.locations.iter().any(|known| known.is(parent, stored)) {
+                rare.locations.push(Location {
+                    parent: Arc::clone(parent),
+                    stored: stored.to_vec(),
+                    checked: false,
+                });
+            }
+            gone
+        });
+        drop(memory);
+        drop(gone);
     }
 
     /// Notes that a name went; `last`: the attributes to show while none is known.
     pub(crate) fn gone_from(&self, parent: &Arc<Node>, stored: &[u8], last: Option<Stat>) {
-        let mut whereabouts = locked(&self.whereabouts);
-        whereabouts.last = last.or(whereabouts.last);
-        whereabouts
-            .locations
-            .retain(|known| !known.is(parent, stored));
+        let mut memory = locked(&self.memory);
+        let gone = memory.change(|rare| {
+            rare.last = last.or(rare.last);
+            rare.keep(|known| !known.is(parent, stored))
+        });
+        drop(memory);
+        drop(gone);
     }
 
     /// Notes that the file was found bound to this name.
     pub(crate) fn checked_at(&self, parent: &Arc<Node>, stored: &[u8]) {
-        for known in &mut locked(&self.whereabouts).locations {
-            known.checked |= known.is(parent, stored);
-        }
+        locked(&self.memory).check_at(parent, stored);
     }
 
     /// Notes that the file was not loaded yet: every name is to be checked again.
     pub(crate) fn nothing_checked(&self) {
-        for known in &mut locked(&self.whereabouts).locations {
-            known.checked = false;
-        }
+        locked(&self.memory).uncheck();
     }
 }
 
 impl Node {
+    /// Keeps the node, so many times, for someone who knows it by its number alone. To be called before that one is told.
+    pub fn hold(self: &Arc<Self>, times: u64) {
+        let mut memory = locked(&self.memory);
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
+        memory.holds = memory.holds.saturating_add(times);
+        if memory.holds > 0 && memory.held.is_none() {
+            memory.held = Some(Arc::clone(self));
+        }
+    }
+
+    /// Takes back so many holds. One that was held more often than can be counted stays.
+    pub fn let_go(&self, holds: u64) {
+        let released = {
+            let mut memory = locked(&self.memory);
+            if memory.holds < u32::MAX {
+                let holds = u32::try_from(holds).unwrap_or(u32::MAX);
+                memory.holds = memory.holds.saturating_sub(holds);
+            }
+            match memory.holds {
+                0 => memory.held.take(),
+                _ => None,
+            }
+        };
+        drop(released);
+    }
+
+    /// How often it is held by its number.
+    pub fn holds(&self) -> u32 {
+        locked(&self.memory).holds
+    }
+
     /// The object continues as another inode, its names being locked and nobody having it open; its number stays.
     pub(crate) fn moved_to_inode(self: &Arc<Self>, ino: u64) {
-        let Some(table) = self.table.upgrade() else {
-            return;
-        };
-        let mut known = locked(&table.known);
-        if known.is_current(self) {
-            known.by_ino.remove(&self.ino());
+        if let Some(table) = self.table.upgrade() {
+            table.moved_to_inode(self, ino);
         }
-        let taken = known.by_ino.insert(ino, (Arc::downgrade(self), self.id));
-        self.ino.store(ino, Ordering::Release);
-        drop(known);
-        // A number that was free until just now stands for nothing that lives.
-        debug_assert!(taken.is_none_or(|(node, _)| node.strong_count() == 0));
     }
 }
 
@@ -282,199 +256,30 @@ impl Drop for Node {
 
 impl Node {
     fn take_parents(&mut self) -> Vec<Arc<Node>> {
-        let mut parents = Vec::new();
-        let whereabouts = self
-            .whereabouts
+        let memory = self
+            .memory
             .get_mut()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        parents.extend(
-            whereabouts
-                .locations
-                .drain(..)
-                .map(|location| location.parent),
-        );
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut parents = memory.take_parents();
         if let Some(dir) = &mut self.dir {
             let from = dir
                 .moved_from
                 .get_mut()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
+                .unwrap_or_else(PoisonError::into_inner);
             parents.extend(from.take());
         }
         parents
     }
 }
 
-/// All living nodes of a mount.
-pub(crate) struct NodeTable {
-    device: u64,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    by_ino: HashMap<u64, (Weak<Node>, u64)>,
-    /// Numbers in use, each with how many nodes have it: two while one that took it over waits for the other's drop.
-    ids: HashMap<u64, u32>,
-    made_up: u64,
-}
-
-impl NodeTable {
-    /// A table that knows the root alone.
-    pub(crate) fn new(root: &Stat, root_id: DirId) -> (Arc<Self>, Arc<Node>) {
-        let table = Arc::new(Self {
-            device: root.dev,
-            known: Mutex::default(),
-        });
-        let node = Arc::new(table.node(ROOT, root.ino, Kind::Dir));
-        if let Some(dir) = &node.dir {
-            let _ = dir.id.set(root_id);
-        }
-        let mut known = locked(&table.known);
-        known.ids.insert(ROOT, 1);
-        known.by_ino.insert(root.ino, (Arc::downgrade(&node), ROOT));
-        drop(known);
-        (table, node)
-    }
-
-    /// The node of an object just seen under this name, whose directory's names are locked. EXDEV for an object on another
-    /// file system than the root's.
-    pub(crate) fn found(
-        self: &Arc<Self>,
-        stat: &Stat,
-        parent: &Arc<Node>,
-        stored: &[u8],
-    ) -> Result<Arc<Node>> {
-        if stat.dev != self.device {
-            tracing::warn!(
-                "an entry of the backing directory lies on another file system and is refused"
-            );
-            return Err(Error::errno(libc::EXDEV));
-        }
-        let node = self.of_inode(stat);
-        if node.is_root() {
-            return Err(Error::Damaged(
-                "the backing directory contains itself".to_owned(),
-            ));
-        }
-        node.found_at(parent, stored, stat.kind == Kind::Dir || stat.nlink <= 1);
-        Ok(node)
-    }
-
-    /// The living node of an inode, if there is one.
-    pub(crate) fn living(&self, ino: u64) -> Option<Arc<Node>> {
-        locked(&self.known)
-            .by_ino
-            .get(&ino)
-            .and_then(|(node, _)| node.upgrade())
-    }
-
-    /// Takes a node out of the table: its inode number may stand for another object from now on.
-    pub(crate) fn bury(&self, node: &Arc<Node>) {
-        locked(&node.whereabouts).dead = true;
-        let mut known = locked(&self.known);
-        if known.is_current(node) {
-            known.by_ino.remove(&node.ino());
-        }
-    }
-
-    fn of_inode(self: &Arc<Self>, stat: &Stat) -> Arc<Node> {
-        let mut replaced = None; // dropped after the lock: its own drop takes it
-        let mut known = locked(&self.known);
-        let mut taken_over = None;
-        if let Some((weak, id)) = known.by_ino.get(&stat.ino) {
-            match weak.upgrade() {
-                Some(node) if node.kind == stat.kind => return node,
-                Some(other) => replaced = Some(other),
-                None => taken_over = Some(*id), // its drop has not come to `forget` yet
-            }
-        }
-        let id = taken_over.unwrap_or_else(|| known.new_id(stat.ino));
-        *known.ids.entry(id).or_insert(0) += 1;
-        let node = Arc::new(self.node(id, stat.ino, stat.kind));
-        known.by_ino.insert(stat.ino, (Arc::downgrade(&node), id));
-        drop(known);
-        if let Some(other) = replaced {
-            locked(&other.whereabouts).dead = true;
-        }
-        node
-    }
-
-    fn node(self: &Arc<Self>, id: u64, ino: u64, kind: Kind) -> Node {
-        Node {
-            id,
-            ino: AtomicU64::new(ino),
-            kind,
-            table: Arc::downgrade(self),
-            whereabouts: Mutex::default(),
-            dir: (kind == Kind::Dir).then(Box::default),
-            opening: Mutex::default(),
-            replaced: Mutex::default(),
-        }
-    }
-
-    /// `node` is being dropped; it may have been moved, so it is not known by its address.
-    fn forget(&self, node: &Node) {
-        let mut known = locked(&self.known);
-        known.release(node.id);
-        let entry = known.by_ino.get(&node.ino());
-        if entry.is_some_and(|(weak, _)| weak.strong_count() == 0) {
-            known.by_ino.remove(&node.ino());
-        }
-    }
-}
-
-impl Known {
-    fn is_current(&self, node: &Arc<Node>) -> bool {
-        self.by_ino
-            .get(&node.ino())
-            .is_some_and(|(weak, _)| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(node)))
-    }
-
-    fn new_id(&mut self, ino: u64) -> u64 {
-        let mut id = ino;
-        while id <= ROOT || self.ids.contains_key(&id) {
-            self.made_up += 1;
-            id = MADE_UP | self.made_up;
-        }
-        id
-    }
-
-    fn release(&mut self, id: u64) {
-        match self.ids.get_mut(&id) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                self.ids.remove(&id);
-            }
-        }
-    }
-}
-
-/// Locks the names of several directories for change, in the order of their ids; what is no directory is passed over.
-pub(crate) fn lock_names<'a>(nodes: &[&'a Arc<Node>]) -> Vec<RwLockWriteGuard<'a, ()>> {
-    let mut parts: Vec<(u64, &'a DirPart)> = nodes
-        .iter()
-        .filter_map(|node| node.dir.as_deref().map(|dir| (node.id, dir)))
-        .collect();
-    parts.sort_by_key(|(id, _)| *id);
-    parts.dedup_by_key(|(id, _)| *id);
-    parts
-        .into_iter()
-        .map(|(_, dir)| writing(&dir.names))
-        .collect()
-}
-
-impl DirPart {
-    /// Whether it was used since the last call.
-    pub(crate) fn take_used(&self) -> bool {
-        self.used.swap(false, Ordering::Relaxed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::ids::DirId;
 
-    fn stat(ino: u64, kind: Kind) -> Stat {
+    const MADE_UP: u64 = 1 << 63;
+
+    pub(super) fn stat(ino: u64, kind: Kind) -> Stat {
         let time = Default::default();
         Stat {
             dev: 9,
@@ -493,7 +298,7 @@ mod tests {
         }
     }
 
-    fn table() -> (Arc<NodeTable>, Arc<Node>) {
+    pub(super) fn table() -> (Arc<NodeTable>, Arc<Node>) {
         NodeTable::new(&stat(2, Kind::Dir), DirId([0; 16]))
     }
 
@@ -549,10 +354,82 @@ mod tests {
             at = table.found(&stat(ino, Kind::Dir), &at, b"d").unwrap();
         }
         drop(at);
+        assert_eq!(table.len(), 0, "all forgotten, the root too");
+    }
+
+    #[test]
+    fn a_node_held_by_its_number_lives_until_it_was_let_go_of_as_often() {
+        let (table, root) = table();
+        let file = table.found(&stat(5, Kind::File), &root, b"a").unwrap();
+        file.hold();
+        file.hold();
+        drop(file);
+        let file = table.numbered(5).unwrap();
+        assert_eq!((file.holds(), table.held().len()), (2, 1));
+        file.let_go(1);
+        drop(file);
+        table.numbered(5).unwrap().let_go(7);
+        assert!(table.numbered(5).is_none() && table.held().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_moved_to_another_inode_is_found_by_that_one_alone() {
+        let (table, root) = table();
+        let file = table.found(&stat(5, Kind::File), &root, b"a").unwrap();
+        file.moved_to_inode(6);
+        assert_eq!((file.id(), file.ino()), (5, 6));
+        assert!(table.living(5).is_none());
+        assert!(Arc::ptr_eq(&table.living(6).unwrap(), &file));
+        let new = table.found(&stat(5, Kind::File), &root, b"b").unwrap();
+        assert!(new.id() & MADE_UP != 0 && new.ino() == 5);
+        file.moved_to_inode(7);
+        assert!(table.living(6).is_none());
+        table.bury(&file);
+        assert_eq!((file.ino(), file.id()), (7, 5));
+        assert!(table.living(7).is_none() && table.numbered(5).is_some());
+        drop((file, new));
+        assert!(table.numbered(5).is_none() && table.living(5).is_none());
+        assert_eq!(table.len(), 1, "the root alone");
+    }
+
+    #[test]
+    fn names_come_and_go() {
+        let (table, root) = table();
+        let dir = table.found(&stat(3, Kind::Dir), &root, b"dir").unwrap();
+        let two = Stat {
+            nlink: 2,
+            ..stat(5, Kind::File)
+        };
+        let spelled = b"AAAAAAAAAAAAAAAAAAAAAA"; // base64url, as names are
+        let file = table.found(&two, &root, spelled).unwrap();
+        file.checked_at(&root, spelled);
+        table.found(&two, &dir, b"strongroom.long.x").unwrap();
+        let names = |file: &Node| {
+            let names = file.locations().into_iter();
+            names
+                .map(|name| (name.parent.id(), name.stored, name.checked))
+                .collect::<Vec<_>>()
+        };
+        let (first, second) = (spelled.to_vec(), b"strongroom.long.x".to_vec());
         assert_eq!(
-            locked(&table.known).ids.len(),
-            0,
-            "all forgotten, the root too"
+            names(&file),
+            [(1, first.clone(), true), (3, second.clone(), false)]
         );
+        assert!(file.is_at(&root, spelled) && !file.is_at(&dir, spelled));
+        file.gone_from(&dir, &second, None);
+        assert_eq!(names(&file), [(1, first, true)]);
+        table.found(&stat(5, Kind::File), &dir, &second).unwrap();
+        assert_eq!(
+            names(&file),
+            [(3, second.clone(), false)],
+            "it has one link"
+        );
+        file.checked_at(&dir, &second);
+        file.nothing_checked();
+        assert!(!file.location().unwrap().checked);
+        file.gone_from(&dir, &second, Some(two));
+        assert!(file.location().is_err() && file.last_stat().unwrap().nlink == 2);
+        file.keep_replaced(Some(Replaced::Symlink(vec![7])));
+        assert!(matches!(file.replaced(), Some(Replaced::Symlink(held)) if held == [7]));
     }
 }

@@ -154,9 +154,9 @@ fn restore(adapter: &Adapter, state: State, descriptors: Vec<OwnedFd>) -> Result
             write: open.write,
             ..OpenFlags::default()
         };
-        let inode = adapter.inodes.find(INodeNo(open.node))?;
+        let node = adapter.inodes.find(INodeNo(open.node))?;
         let file = restored.open(open.node, open.file, flags)?;
-        adapter.handles.put_back(open.number, file, inode);
+        adapter.handles.put_back(open.number, file, node);
     }
     adapter.handles.go_on_after(state.head.last_handle);
     Ok(())

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{MADE_UP, Node, NodeTable, Whereabouts};
+use super::{Node, NodeTable};
 use crate::store::{Kind, Stat};
-use crate::volume::error::{Error, Result};
+use crate::volume::error::Result;
 use crate::volume::sync::locked;
 
 /// What a node is, without its names.
@@ -23,13 +23,14 @@ pub(in crate::volume) struct Identity {
 
 impl Node {
     pub(in crate::volume) fn identity(&self) -> Identity {
-        let whereabouts = locked(&self.whereabouts);
+        let ino = self.ino(); // looks into the memory, too
+        let memory = locked(&self.memory);
         Identity {
             id: self.id,
-            ino: self.ino(),
+            ino,
             kind: self.kind,
-            dead: whereabouts.dead,
-            last: whereabouts.last,
+            dead: memory.dead,
+            last: memory.rare().and_then(|rare| rare.last),
         }
     }
 }
@@ -37,29 +38,13 @@ impl Node {
 impl NodeTable {
     /// The node with this identity, which the table does not know yet. Damaged where its number or inode is another's.
     pub(in crate::volume) fn again(self: &Arc<Self>, identity: &Identity) -> Result<Arc<Node>> {
-        let Identity { id, ino, kind, .. } = *identity;
-        let taken = |what: &str| Error::Damaged(format!("two objects have {what}"));
-        let mut known = locked(&self.known);
-        if known.ids.contains_key(&id) {
-            return Err(taken(&format!("the number {id}")));
+        let node = self.enter_again(identity)?;
+        let mut memory = locked(&node.memory);
+        memory.dead = identity.dead;
+        if identity.last.is_some() {
+            memory.change(|rare| rare.last = identity.last);
         }
-        if !identity.dead && known.by_ino.contains_key(&ino) {
-            return Err(taken(&format!("the inode {ino}")));
-        }
-        let node = Arc::new(self.node(id, ino, kind));
-        known.ids.insert(id, 1);
-        if id & MADE_UP != 0 {
-            known.made_up = known.made_up.max(id & !MADE_UP);
-        }
-        if !identity.dead {
-            known.by_ino.insert(ino, (Arc::downgrade(&node), id));
-        }
-        drop(known);
-        *locked(&node.whereabouts) = Whereabouts {
-            locations: Vec::new(),
-            dead: identity.dead,
-            last: identity.last,
-        };
+        drop(memory);
         Ok(node)
     }
 }
