@@ -149,11 +149,6 @@ impl Volume {
         Ok(())
     }
 
-    /// Every entry of a directory that may be the user's, by its stored name, deciphered or not: for walks over all headers.
-    pub(crate) fn raw_children(&self, dir: &Arc<Node>) -> Result<Vec<(Vec<u8>, Arc<Node>)>> {
-        listing::raw_children(self, dir)
-    }
-
     /// The state of a file, writable, without regard to its names.
     pub(crate) fn file_state(&self, node: &Arc<Node>) -> Result<Arc<FileState>> {
         self.settler.make_room();

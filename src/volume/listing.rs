@@ -9,6 +9,7 @@ use crate::store::{Dir, Entry, Kind};
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
 use crate::volume::node::Node;
+use crate::volume::spot::Found;
 use crate::volume::sync::{locked, reading};
 use crate::volume::{dir, names};
 
@@ -172,32 +173,38 @@ pub(crate) fn contents(dir: &Arc<dyn Dir>) -> Result<Contents> {
     }
 }
 
-/// The entries of a directory that are not ours, with the nodes behind them.
-pub(crate) fn raw_children(volume: &Volume, node: &Arc<Node>) -> Result<Vec<(Vec<u8>, Arc<Node>)>> {
+/// Entries of a directory that may be the user's, deciphered or not.
+pub(crate) struct RawBatch {
+    /// What they stand for.
+    pub(crate) found: Vec<Found>,
+    /// Position after them.
+    pub(crate) next: u64,
+}
+
+/// Some of them from position `from` (0: the start), maybe none; `None` at the end.
+pub(crate) fn raw_batch(volume: &Volume, node: &Arc<Node>, from: u64) -> Result<Option<RawBatch>> {
     let listed = dir::open(volume, node)?;
-    let mut children = Vec::new();
-    let mut position = 0;
-    loop {
-        let batch = listed.entries(position)?;
-        let Some(last) = batch.last() else {
-            return Ok(children);
-        };
-        position = last.next;
-        for entry in batch {
-            if is_not_ours(node, &entry) || !is_stored_name(&entry) {
-                continue;
-            }
-            let _names = reading(&node.dir()?.names);
-            match listed.stat_at(&entry.name) {
-                Ok(stat) => children.push((
-                    entry.name.clone(),
-                    volume.nodes.found(&stat, node, &entry.name)?,
-                )),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
+    let batch = listed.entries(from)?;
+    let Some(last) = batch.last() else {
+        return Ok(None);
+    };
+    let next = last.next;
+    let mut found = Vec::new();
+    for entry in batch {
+        if is_not_ours(node, &entry) || !is_stored_name(&entry) {
+            continue;
+        }
+        let _names = reading(&node.dir()?.names);
+        match listed.stat_at(&entry.name) {
+            Ok(stat) => found.push(Found {
+                node: volume.nodes.found(&stat, node, &entry.name)?,
+                stat,
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
         }
     }
+    Ok(Some(RawBatch { found, next }))
 }
 
 fn is_stored_name(entry: &Entry) -> bool {

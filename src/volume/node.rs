@@ -361,8 +361,8 @@ mod tests {
     fn a_node_held_by_its_number_lives_until_it_was_let_go_of_as_often() {
         let (table, root) = table();
         let file = table.found(&stat(5, Kind::File), &root, b"a").unwrap();
-        file.hold();
-        file.hold();
+        file.hold(1);
+        file.hold(1);
         drop(file);
         let file = table.numbered(5).unwrap();
         assert_eq!((file.holds(), table.held().len()), (2, 1));

@@ -1,7 +1,17 @@
 //! One piece of work for each of many items, on several threads where what it waits for serves several at a time.
 
+use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::thread;
+
+/// Items of some microseconds' work that are worth a thread.
+const SHARE: usize = 256;
+
+/// How many threads this machine has for so many items of work that waits for nothing.
+pub(crate) fn threads_for(items: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    (items / SHARE).clamp(1, cores)
+}
 
 /// The results, in the order of the items. A panic of one is a panic of all.
 pub(crate) fn each<T: Sync, R: Send>(

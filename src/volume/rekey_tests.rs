@@ -20,6 +20,7 @@ use crate::volume::{
 
 use Envelope::{Direct, Volume as ByVolumeKey};
 
+mod costs;
 mod killed;
 mod refused;
 

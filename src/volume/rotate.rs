@@ -20,12 +20,14 @@ use crate::volume::Volume;
 use crate::volume::chain::Chain;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::FileState;
+use crate::volume::listing;
 use crate::volume::node::Node;
 use crate::volume::parallel;
 use crate::volume::rotate_gate::Moves;
+use crate::volume::spot::Found;
 
 /// Files of one batch at the most: so many descriptors are held, and one sync of the store serves them.
-const BATCH: u64 = 512;
+const BATCH: u64 = 4096;
 
 /// Walks over the tree before a rotation gives up on files that appear on older versions again and again.
 const ROUNDS: usize = 8;
@@ -199,7 +201,7 @@ impl Volume {
         Ok((rewrapped, unfinished))
     }
 
-    /// Does this to each file, as many at a time as the provider serves.
+    /// Does this to each file, several at a time.
     ///
     /// # Errors
     /// Where the provider is away: no further file is tried, since each would wait for it in vain.
@@ -209,7 +211,7 @@ impl Volume {
         work: impl Fn(&FileState) -> Result<R> + Sync,
     ) -> Result<Vec<Result<R>>> {
         let away = AtomicBool::new(false);
-        let mut results = parallel::each(self.env.ring.parallel(), files, |file| {
+        let mut results = parallel::each(self.threads(files.len()), files, |file| {
             if away.load(Ordering::Relaxed) {
                 return Err(Error::errno(libc::EAGAIN));
             }
@@ -268,56 +270,95 @@ impl Volume {
     }
 
     /// Hands every file of the volume to `visit`, each once, some at a time; directories that move meanwhile are walked again.
-    /// How many directories are damaged: what is below them is not seen.
+    /// How many directories are damaged: what is below them is not seen. Holds a part of each directory between the root
+    /// and where it is, whatever their sizes.
     fn each_batch(
         &self,
         moves: &Running,
         visit: &mut dyn FnMut(&[Arc<FileState>]) -> Result<()>,
     ) -> Result<u64> {
-        let limit = getrlimit(Resource::Nofile)
-            .current
-            .map_or(BATCH, |limit| BATCH.min(limit / 4))
-            .max(1) as usize;
-        let mut left = vec![self.root()];
+        let limit = batch_limit();
+        let mut left = vec![Walk::of(self.root())];
         let mut batch = Vec::with_capacity(limit);
         let mut damaged = 0;
         let mut seen = HashSet::new(); // files with several names, by number
-        while let Some(dir) = left.pop().or_else(|| moves.take()) {
-            let children = match absent_is_empty(self.raw_children(&dir)) {
+        while let Some(mut at) = left.pop().or_else(|| moves.take().map(Walk::of)) {
+            let found = match absent_is_empty(at.next(self)) {
                 Err(Error::Damaged(what)) => {
                     tracing::warn!("the files of a directory are left as they are: {what}");
                     damaged += 1;
                     continue;
                 }
-                listed => listed?,
+                found => found?,
             };
-            for (_, node) in children {
-                match node.kind() {
-                    Kind::File => {}
-                    Kind::Dir => {
-                        left.push(node);
-                        continue;
-                    }
-                    _ => continue, // no contents, hence no header
-                }
-                match self.file_state(&node) {
-                    Ok(file) => {
-                        let linked = file.backing().stat()?.nlink > 1;
-                        if !linked || seen.insert(node.id()) {
-                            batch.push(file);
-                        }
-                    }
-                    Err(error) if error.code() == libc::ENOENT => {} // removed meanwhile
-                    Err(error) => return Err(error),
-                }
-                if batch.len() == limit {
-                    visit(&batch)?;
-                    batch.clear();
-                }
+            let Some(Found { node, stat }) = found else {
+                continue;
+            };
+            left.push(at);
+            match stat.kind {
+                Kind::File if stat.nlink <= 1 || seen.insert(node.id()) => batch.push(node),
+                Kind::Dir => left.push(Walk::of(node)),
+                _ => {} // seen, or no contents, hence no header
+            }
+            if batch.len() == limit {
+                visit(&self.states(&batch)?)?;
+                batch.clear();
             }
         }
-        visit(&batch)?;
+        visit(&self.states(&batch)?)?;
         Ok(damaged)
+    }
+
+    /// As many as the provider serves, or as work on so many files.
+    fn threads(&self, files: usize) -> usize {
+        self.env.ring.parallel().max(parallel::threads_for(files))
+    }
+
+    /// The files that these nodes stand for; of those that were removed meanwhile, none.
+    fn states(&self, nodes: &[Arc<Node>]) -> Result<Vec<Arc<FileState>>> {
+        let opened = parallel::each(self.threads(nodes.len()), nodes, |node| {
+            self.file_state(node)
+        });
+        let still = opened
+            .into_iter()
+            .filter(|file| !matches!(file, Err(error) if error.code() == libc::ENOENT));
+        still.collect()
+    }
+}
+
+/// Files of a batch here: each has its own descriptor and up to two of its directory, and two batches are held.
+pub(crate) fn batch_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(BATCH, |limit| BATCH.min(limit / 8)).max(1) as usize
+}
+
+/// A directory, and how far a walk is in it.
+struct Walk {
+    dir: Arc<Node>,
+    position: u64,
+    batch: std::vec::IntoIter<Found>,
+}
+
+impl Walk {
+    fn of(dir: Arc<Node>) -> Self {
+        Self {
+            dir,
+            position: 0,
+            batch: Vec::new().into_iter(),
+        }
+    }
+
+    fn next(&mut self, volume: &Volume) -> Result<Option<Found>> {
+        loop {
+            if let Some(found) = self.batch.next() {
+                return Ok(Some(found));
+            }
+            let Some(batch) = listing::raw_batch(volume, &self.dir, self.position)? else {
+                return Ok(None);
+            };
+            self.position = batch.next;
+            self.batch = batch.found.into_iter();
+        }
     }
 }
 
@@ -341,9 +382,9 @@ fn is_outage(error: &Error) -> bool {
 }
 
 /// A directory that was removed since it was listed has no files.
-fn absent_is_empty<T>(listed: Result<Vec<T>>) -> Result<Vec<T>> {
+fn absent_is_empty<T>(listed: Result<Option<T>>) -> Result<Option<T>> {
     match listed {
-        Err(error) if error.code() == libc::ENOENT => Ok(Vec::new()),
+        Err(error) if error.code() == libc::ENOENT => Ok(None),
         listed => listed,
     }
 }

@@ -205,9 +205,10 @@ impl Settler {
             settler: self,
             error: None,
         };
-        let mut begun = run.begin(files);
+        let mut begun = run.begin(files, false);
         run.sync(&begun, true);
         begun.retain(Settling::synced);
+        begun.retain(|file| !run.left(&file.state, false));
         run.error.map_or(Ok(()), Err)
     }
 
@@ -238,7 +239,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn settle(&mut self, files: Vec<Arc<FileState>>) {
-        let mut moving = self.begin(files);
+        let mut moving = self.begin(files, true);
         if moving.is_empty() {
             return;
         }
@@ -266,9 +267,9 @@ impl Run<'_> {
         moving.retain(|file| !self.left(&file.state, false));
     }
 
-    fn begin(&mut self, mut files: Vec<Arc<FileState>>) -> Vec<Settling> {
+    fn begin(&mut self, mut files: Vec<Arc<FileState>>, settle: bool) -> Vec<Settling> {
         files.retain(|state| !self.left(state, true));
-        let begun = files.into_iter().map(Settling::begin);
+        let begun = files.into_iter().map(|file| Settling::begin(file, settle));
         begun
             .filter_map(|file| file.map_err(|error| self.failed(error)).ok())
             .collect()

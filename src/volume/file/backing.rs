@@ -106,13 +106,18 @@ pub(crate) fn quietly<T, E: From<io::Error>>(
 
 /// Puts an mtime back where it is another now.
 pub(super) fn restore_mtime(backing: &dyn File, mtime: Time) {
+    if backing.stat().is_ok_and(|now| now.mtime != mtime) {
+        put_mtime_back(backing, mtime);
+    }
+}
+
+/// Puts an mtime back after a change.
+pub(super) fn put_mtime_back(backing: &dyn File, mtime: Time) {
     let times = SetTimes {
         atime: None,
         mtime: Some(TimeSpec::At(mtime)),
     };
-    if backing.stat().is_ok_and(|now| now.mtime != mtime)
-        && let Err(error) = backing.set_times(times)
-    {
+    if let Err(error) = backing.set_times(times) {
         tracing::debug!("mtime not restored: {error}");
     }
 }

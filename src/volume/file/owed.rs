@@ -11,6 +11,17 @@ pub(super) struct Owed {
     /// Syncs that failed, and how many of these a good one of the file itself came after.
     failures: u64,
     failures_past: u64,
+    /// A re-wrap whose old key area is still there.
+    pub(super) rewrapped: Option<Rewrapped>,
+}
+
+/// What a re-wrap wrote.
+#[derive(Debug)]
+pub(super) struct Rewrapped {
+    /// Core and key areas, as they are then.
+    pub(super) keys: Box<[u8]>,
+    /// The area that is to go.
+    pub(super) superseded: usize,
 }
 
 /// What a sync will cover.

@@ -2,13 +2,16 @@
 //! does not count; the old area is zeroed once the new one is durable. Never touches data. Invariant: at every moment one
 //! area that holds is on the store.
 
+use std::ops::Range;
+
 use crate::broken::{Rule, broken};
 use crate::crypto::Secret;
 use crate::format::header::{AREAS_AT, CORE_AT, PAGE0, SECTOR, STATES_AT};
 use crate::store::File;
 use crate::volume::error::{Error, Result};
+use crate::volume::file::backing::{put_mtime_back, quietly};
 use crate::volume::file::header::{Arrived, LoadedHeader, area_bytes, load_stored, read_page};
-use crate::volume::file::quietly;
+use crate::volume::file::owed::Rewrapped;
 use crate::volume::file::shell::{Content, FileState};
 
 /// How often a file is re-wrapped whose header others change between its sync and the end.
@@ -40,25 +43,26 @@ impl FileState {
             .ring
             .wrap(&header.core.file, &data_key, header.area.sequence + 1)?;
         let bytes = area.encode(&header.keys.header, &header.core.file);
-        // `false`: the file was cut or re-wrapped meanwhile.
-        self.change_areas(|page| same_keys(page, &header.page).then_some((other, bytes)))
+        self.supersede(&header.page, other, bytes)
     }
 
     /// Zeroes the area that `rewrap` superseded. False: nothing was done, since the re-wrapped header is not known to be
-    /// durable, also where someone else changed the header since the sync.
+    /// durable, or is not what `rewrap` left.
     pub(crate) fn rewrap_finish(&self) -> Result<bool> {
-        if !self.lock_owed().is_durable() && !broken(Rule::RewrapUnsynced) {
-            return Ok(false);
-        }
-        let Some((header, _)) = self.stored_header()? else {
-            return Ok(true);
+        let rewrapped = {
+            let mut owed = self.lock_owed();
+            if !owed.is_durable() && !broken(Rule::RewrapUnsynced) {
+                return Ok(false);
+            }
+            owed.rewrapped.take()
         };
-        if !self.env.ring.is_current(&header.area) {
-            return Ok(true);
-        }
-        let other = 1 - header.area_index;
-        self.change_areas(|page| same_keys(page, &header.page).then_some((other, [0; SECTOR])))?;
-        Ok(true)
+        let Some(rewrapped) = rewrapped else {
+            return Ok(false);
+        };
+        self.change_areas(|page| {
+            let keys = page.get(KEYS) == Some(&*rewrapped.keys);
+            keys.then_some((rewrapped.superseded, [0; SECTOR]))
+        })
     }
 
     /// All of it at once, with a sync of this file.
@@ -105,9 +109,26 @@ impl FileState {
             return Ok(false);
         }
         let current = *area_bytes(&header.page, header.area_index);
-        self.change_areas(|page| {
-            same_keys(page, &header.page).then_some((header.area_index, current))
-        })
+        self.supersede(&header.page, header.area_index, current)
+    }
+
+    /// Writes an area of a header, if that still has the keys of `page`. `rewrap_finish` then takes the other area away.
+    fn supersede(&self, page: &[u8; PAGE0], index: usize, area: [u8; SECTOR]) -> Result<bool> {
+        let written =
+            self.change_areas(|now| (now.get(KEYS) == page.get(KEYS)).then_some((index, area)))?;
+        if written {
+            let mut keys = *page;
+            let at = area_at(index);
+            keys.iter_mut()
+                .skip(at)
+                .zip(area)
+                .for_each(|(byte, new)| *byte = new);
+            self.lock_owed().rewrapped = Some(Rewrapped {
+                keys: keys.get(KEYS).unwrap_or_default().into(),
+                superseded: 1 - index,
+            });
+        }
+        Ok(written)
     }
 
     fn stored_header(&self) -> Result<Option<(Box<LoadedHeader>, Secret<32>)>> {
@@ -120,14 +141,16 @@ impl FileState {
         })
     }
 
-    /// Writes one key area, if `choose` still wants to when it sees page 0 with all writers of this file kept out.
+    /// Writes one key area, if `choose` still wants to when it sees page 0 with all writers of this file kept out. Whether it
+    /// did.
     fn change_areas(
         &self,
         choose: impl FnOnce(&[u8; PAGE0]) -> Option<(usize, [u8; SECTOR])>,
     ) -> Result<bool> {
         let _quiet = self.lock_quiet();
         let content = self.content_alone();
-        if self.backing.stat()?.size == 0 {
+        let before = self.backing.stat()?;
+        if before.size == 0 {
             return Ok(false);
         }
         self.note();
@@ -139,11 +162,10 @@ impl FileState {
             let Some((index, bytes)) = chosen else {
                 return Ok(());
             };
-            let offset = if index == 0 { AREAS_AT[0] } else { AREAS_AT[1] };
             written = true;
-            Ok(quietly(self.backing.as_ref(), || {
-                self.backing.write_at(&bytes, offset as u64)
-            })?)
+            let done = self.backing.write_at(&bytes, area_at(index) as u64);
+            put_mtime_back(self.backing.as_ref(), before.mtime);
+            Ok(done?)
         };
         let changed = with_header(&content, &mut change);
         self.lock_owed().wrote_areas();
@@ -151,10 +173,11 @@ impl FileState {
     }
 }
 
-/// Whether core and key areas are the same: same file id, same commitment, no re-wrap in between.
-fn same_keys(a: &[u8; PAGE0], b: &[u8; PAGE0]) -> bool {
-    let keys = CORE_AT..STATES_AT[0];
-    a.get(keys.clone()) == b.get(keys)
+/// What of page 0 a re-wrap needs unchanged, core and key areas: same file id, same commitment, no other re-wrap.
+const KEYS: Range<usize> = CORE_AT..STATES_AT[0];
+
+fn area_at(index: usize) -> usize {
+    if index == 0 { AREAS_AT[0] } else { AREAS_AT[1] }
 }
 
 fn with_header(content: &Content, change: &mut dyn FnMut() -> Result<()>) -> Result<()> {

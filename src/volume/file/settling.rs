@@ -17,7 +17,7 @@ pub(in crate::volume) struct Settling {
     pub(in crate::volume) state: Arc<FileState>,
     body: Option<(Arc<dyn Body>, Mark)>,
     owed: OwedMark,
-    /// `None`: names are changing, the file can become durable but not settle.
+    /// `None`: it can become durable but not settle, because names are changing or nobody wants it.
     names: Option<Captured>,
 }
 
@@ -34,7 +34,7 @@ impl Settling {
     /// Settles one file that nobody uses meanwhile, also one without a name, which a pass would let go as it is. False: it
     /// changed all the same.
     pub(in crate::volume) fn alone(state: &Arc<FileState>) -> Result<bool> {
-        let mut file = Self::begin(Arc::clone(state))?;
+        let mut file = Self::begin(Arc::clone(state), true)?;
         state.sync(true)?;
         for step in [Step::Halves, Step::State] {
             if !file.synced() || !file.step(step)? {
@@ -45,16 +45,18 @@ impl Settling {
         Ok(file.synced() && state.is_at_rest())
     }
 
-    /// Before the first sync.
-    pub(in crate::volume) fn begin(state: Arc<FileState>) -> Result<Self> {
+    /// Before the first sync. Without `settles` it shall only become durable.
+    pub(in crate::volume) fn begin(state: Arc<FileState>, settles: bool) -> Result<Self> {
         let owed = state.lock_owed().mark();
         let body = match &*state.content_shared() {
             Content::Body(body) => Some((body.clone(), body.mark())),
             _ => None,
         };
-        let names = {
+        let names = if settles {
             let names = state.lock_names();
             names.capture(state.backing.stat()?.nlink)
+        } else {
+            None
         };
         Ok(Self {
             state,

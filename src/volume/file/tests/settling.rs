@@ -209,7 +209,7 @@ fn a_change_during_a_pass_waits_for_the_next() {
     let broken = breakable(Suite::Gcm);
     let file = broken.mounted.file("f");
     file.write(0, &[1; 9000]).unwrap();
-    let mut settling = super::super::Settling::begin(file.clone()).unwrap();
+    let mut settling = super::super::Settling::begin(file.clone(), true).unwrap();
     file.write(0, &[2; 9000]).unwrap();
     broken.store.sync().unwrap();
     assert!(!settling.synced());
