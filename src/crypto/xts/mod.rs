@@ -66,13 +66,13 @@ impl Xts {
     /// Panics unless the length of `pages` is a multiple of 4096.
     pub fn encrypt(&self, first_block: u64, pages: &mut [u8]) {
         assert_whole(pages);
-        leaving_no_trace(|| match &self.0 {
+        match &self.0 {
             #[cfg(target_arch = "x86_64")]
-            Expanded::Wide(wide, keys) => {
+            Expanded::Wide(wide, keys) => leaving_no_trace(|| {
                 wide.xts_encrypt(&keys.encryption, &keys.tweak, first_block, pages);
-            }
+            }),
             Expanded::Portable(keys) => keys.encrypt(first_block, pages),
-        });
+        }
     }
 
     /// The reverse of [`Xts::encrypt`].
@@ -80,13 +80,13 @@ impl Xts {
     /// Panics unless the length of `pages` is a multiple of 4096.
     pub fn decrypt(&self, first_block: u64, pages: &mut [u8]) {
         assert_whole(pages);
-        leaving_no_trace(|| match &self.0 {
+        match &self.0 {
             #[cfg(target_arch = "x86_64")]
-            Expanded::Wide(wide, keys) => {
+            Expanded::Wide(wide, keys) => leaving_no_trace(|| {
                 wide.xts_decrypt(&keys.decryption, &keys.tweak, first_block, pages);
-            }
+            }),
             Expanded::Portable(keys) => keys.decrypt(first_block, pages),
-        });
+        }
     }
 }
 

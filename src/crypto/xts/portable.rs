@@ -4,7 +4,7 @@ use aes::cipher::array::Array;
 use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256, Aes256Enc, Block};
 
-use super::UNIT;
+use super::{UNIT, leaving_no_trace};
 
 /// AES blocks of a data unit.
 const BLOCKS: usize = UNIT / 16;
@@ -40,17 +40,19 @@ impl Portable {
     }
 
     fn each_batch(&self, first_block: u64, pages: &mut [u8], cipher: impl Fn(&mut [Block])) {
-        let mut tweaks = [0; BATCH * BLOCKS];
-        let mut unit = first_block;
-        for batch in pages.chunks_mut(BATCH * UNIT) {
-            let (blocks, _) = Array::slice_as_chunks_mut(batch);
-            let tweaks = tweaks.get_mut(..blocks.len()).unwrap_or_default();
-            self.fill_tweaks(unit, tweaks);
-            xor(blocks, tweaks);
-            cipher(blocks);
-            xor(blocks, tweaks);
-            unit = unit.wrapping_add(BATCH as u64);
-        }
+        let mut tweaks = [0; BATCH * BLOCKS]; // out here: below it would put the round keys beyond what is wiped
+        leaving_no_trace(|| {
+            let mut unit = first_block;
+            for batch in pages.chunks_mut(BATCH * UNIT) {
+                let (blocks, _) = Array::slice_as_chunks_mut(batch);
+                let tweaks = tweaks.get_mut(..blocks.len()).unwrap_or_default();
+                self.fill_tweaks(unit, tweaks);
+                xor(blocks, tweaks);
+                cipher(blocks);
+                xor(blocks, tweaks);
+                unit = unit.wrapping_add(BATCH as u64);
+            }
+        });
     }
 
     /// The tweaks of all AES blocks of up to BATCH units from `unit`: E(unit), then doubled in GF(2^128) from block to block.
