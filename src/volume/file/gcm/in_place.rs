@@ -83,6 +83,7 @@ impl GcmBody {
         let mut begun = 0;
         let announced = groups.iter().try_for_each(|group| {
             begun += 1;
+            self.memory().table.pin(group.job.number, &group.job.group);
             self.put_records(turn, group.job.number, &group.after(), &group.indexes())
         });
         let synced = announced.and_then(|()| match broken(Rule::InPlaceUnsynced) {
@@ -122,14 +123,19 @@ impl GcmBody {
                     block.record_unsynced = true;
                 }
             }
-            let put = self.put_records(turn, over.job.number, &group, &indexes);
-            let mut memory = self.memory();
-            memory.table.wrote(over.job.number, group);
-            if let Err(error) = put {
-                // The next sync writes them again before it may end well.
-                tracing::warn!("records not put back after a failed write in place: {error}");
-                memory.ledger.failed = true;
-            }
+            self.rewrite_records(turn, over.job.number, group, &indexes);
+        }
+    }
+
+    /// After a write that failed: records as memory is to have them. Where that fails, too, the next sync writes them again before
+    /// it may end well.
+    fn rewrite_records(&self, turn: &Turn<'_>, number: u32, group: Group, indexes: &[usize]) {
+        let put = self.put_records(turn, number, &group, indexes);
+        let mut memory = self.memory();
+        memory.table.wrote(number, group);
+        if let Err(error) = put {
+            tracing::warn!("records not put back after a failed write in place: {error}");
+            memory.ledger.failed = true;
         }
     }
 
@@ -151,8 +157,7 @@ impl GcmBody {
                     group.put(piece.index, block);
                 }
             }
-            self.memory().table.wrote(job.number, group.clone());
-            self.put_records(turn, job.number, &group, &over.indexes())?;
+            self.rewrite_records(turn, job.number, group, &over.indexes());
             return written;
         }
         self.memory().table.wrote(job.number, group);

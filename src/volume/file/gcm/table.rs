@@ -1,20 +1,24 @@
 //! The groups of one file that are in memory, and which of them wait for a sync or for settling. No I/O.
 //!
-//! Invariant: a group with anything that is not durable is never dropped. Only the writer changes a group, on a copy that
-//! it hands back after the store took the records; readers add and drop durable ones.
+//! Invariant: a group with anything that is not durable is never dropped, nor one whose records on the store are ahead of
+//! memory (`pin`). Only the writer changes a group, on a copy that it hands back after the store took the records; readers add
+//! and drop durable ones.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::block::{Block, Group};
 
-/// Groups that stay in memory, of all files together, about 5 KiB each: 40 MiB, the records of 2 GiB.
-const GROUPS_KEPT: usize = 8192;
+/// Durable groups that stay in memory, of all files together, up to 7 KiB each: 56 MiB, the records of 2 GiB. Few in tests, so
+/// that these meet it.
+const GROUPS_KEPT: usize = if cfg!(test) { 128 } else { 8192 };
 /// Groups that each file may have beyond that.
-const GROUPS_EACH: usize = 64;
+const GROUPS_EACH: usize = if cfg!(test) { 8 } else { 64 };
 
 /// Groups in memory, of all files.
 static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
+/// Files that have some of them.
+static TABLES: AtomicUsize = AtomicUsize::new(0);
 
 /// Groups by number.
 #[derive(Default)]
@@ -33,7 +37,8 @@ pub(super) struct Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        IN_MEMORY.fetch_sub(self.counted, Ordering::Relaxed);
+        self.groups.clear();
+        self.count();
     }
 }
 
@@ -62,10 +67,15 @@ impl Table {
         group.stamp = self.clock;
         self.groups.entry(number).or_insert(group);
         self.count();
-        let full = IN_MEMORY.load(Ordering::Relaxed) > GROUPS_KEPT;
-        if full && self.groups.len() > GROUPS_EACH + self.unsynced.len() {
-            self.drop_oldest();
-        }
+        self.trim();
+    }
+
+    /// Keeps a group as it is, durable: its records on the store are about to be ahead of it, and readers must not find those.
+    /// `wrote` must follow, whatever comes of it.
+    pub(super) fn pin(&mut self, number: u32, group: &Group) {
+        self.groups.entry(number).or_insert_with(|| group.clone());
+        self.unsynced.insert(number);
+        self.count();
     }
 
     /// Takes in a group some of whose records were written.
@@ -115,6 +125,7 @@ impl Table {
                 group.blocks_mut().iter_mut().for_each(Block::synced);
             }
         }
+        self.trim();
     }
 
     /// Forgets all after the first `blocks` blocks of a group, and all later groups.
@@ -135,22 +146,72 @@ impl Table {
             Some(more) => IN_MEMORY.fetch_add(more, Ordering::Relaxed),
             None => IN_MEMORY.fetch_sub(self.counted - now, Ordering::Relaxed),
         };
+        match (self.counted, now) {
+            (0, 1..) => TABLES.fetch_add(1, Ordering::Relaxed),
+            (1.., 0) => TABLES.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
         self.counted = now;
     }
 
-    fn drop_oldest(&mut self) {
+    /// Where all files have too many, drops what this one has beyond its share.
+    fn trim(&mut self) {
+        if IN_MEMORY.load(Ordering::Relaxed) <= GROUPS_KEPT {
+            return;
+        }
+        let share = GROUPS_KEPT / TABLES.load(Ordering::Relaxed).max(1);
+        let durable = self.groups.len().saturating_sub(self.unsynced.len());
+        if durable > share.max(GROUPS_EACH) {
+            // A quarter less than that, so that not each group that comes looks at all.
+            self.drop_oldest(durable - share.max(GROUPS_EACH) * 3 / 4);
+        }
+    }
+
+    fn drop_oldest(&mut self, many: usize) {
         let clean = self
             .groups
             .iter()
             .filter(|(number, _)| !self.unsynced.contains(number));
         let mut stamps: Vec<u64> = clean.map(|(_, group)| group.stamp).collect();
         stamps.sort_unstable();
-        let Some(&limit) = stamps.get(stamps.len() / 4) else {
+        let Some(&limit) = stamps.get(many.saturating_sub(1)) else {
             return;
         };
         self.groups
             .retain(|number, group| group.stamp > limit || self.unsynced.contains(number));
         self.drops += 1;
         self.count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANY: u32 = 2 * GROUPS_KEPT as u32;
+
+    #[test]
+    fn a_pinned_group_stays_however_many_come() {
+        let mut table = Table::default();
+        table.pin(0, &Group::default());
+        (1..MANY).for_each(|number| table.insert(number, Group::default()));
+        assert!(table.has(0) && table.groups.len() <= GROUPS_KEPT + 1);
+        table.synced();
+        (1..MANY).for_each(|number| table.insert(number + MANY, Group::default()));
+        assert!(!table.has(0), "an old one as any other");
+    }
+
+    #[test]
+    fn what_was_written_is_bounded_once_it_is_durable() {
+        let mut table = Table::default();
+        (0..MANY).for_each(|number| table.wrote(number, Group::default()));
+        assert_eq!(table.groups.len(), MANY as usize, "nothing is durable");
+        table.synced();
+        assert!((1..=GROUPS_KEPT).contains(&table.groups.len()));
+    }
+
+    #[test]
+    fn a_group_is_as_large_as_is_said() {
+        assert!(size_of::<Block>() * 64 <= 7 << 10);
     }
 }
