@@ -9,6 +9,8 @@ use super::served::Adapter;
 use crate::volume::{Error, Node, Result, Volume};
 
 const CAPABILITY: &[u8] = b"security.capability";
+/// A file's ACL, as the kernel names it.
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// Names that only the administrator is shown.
 const TRUSTED: &[u8] = b"trusted.";
 
@@ -28,8 +30,10 @@ pub(super) fn set(
         return Err(Error::errno(libc::EINVAL));
     }
     let done = adapter.volume.set_xattr(node, name, value, create, replace);
-    if name == CAPABILITY {
-        node.capability().may_be_set();
+    match name {
+        CAPABILITY => node.capability().may_be_set(),
+        ACCESS_ACL => node.set_id().may_be_set(), // its group entry is the mode's: setgid may count now
+        _ => {}
     }
     by_number(node, done)
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 
-use crate::support::{SUITES, Sandbox};
+use crate::support::{SUITES, Sandbox, tool};
 
 /// A user without a name.
 const USER: u32 = 54_321;
@@ -83,6 +83,24 @@ fn each_change_of_content_by_a_user_clears_set_id_bits() {
             assert_eq!(mode(&path), 0o777, "{change}");
             user_does(change, &path); // again, with nothing left to clear
         }
+    }
+}
+
+/// Without the group's x, setgid means locking, and a write leaves it; an ACL can give the group that x.
+#[test]
+fn a_setgid_bit_that_an_acl_makes_count_is_cleared() {
+    for suite in SUITES {
+        let (_sandbox, path) = shared(suite);
+        set_mode(&path, 0o2664);
+        user_does("echo x >> \"$1\"", &path);
+        assert_eq!(mode(&path), 0o2664);
+        tool(
+            Command::new("setfacl").args(["-m", "g::rwx"]).arg(&path),
+            "setfacl; install acl (tests/all does)",
+        );
+        assert_eq!(mode(&path), 0o2674);
+        user_does("echo x >> \"$1\"", &path);
+        assert_eq!(mode(&path), 0o674);
     }
 }
 
