@@ -32,6 +32,8 @@ struct Plan {
     failed: u64,
     /// A write that fails has put its first pages.
     short: bool,
+    /// What is done as soon as a call of this kind ended well, before the caller learns of it.
+    then: Option<(Call, Box<dyn FnOnce() + Send>)>,
 }
 
 #[derive(Clone, Default)]
@@ -61,6 +63,17 @@ impl Gate {
         }
         plan.failed += 1;
         Err(error)
+    }
+
+    fn done(&self, call: Call, done: io::Result<()>) -> io::Result<()> {
+        let then = self
+            .plan()
+            .then
+            .take_if(|(after, _)| done.is_ok() && *after == call);
+        if let Some((_, act)) = then {
+            act();
+        }
+        done
     }
 }
 
@@ -107,6 +120,11 @@ impl FailingStore {
     /// Whether writes that fail put the first half of their bytes, to the end of a page.
     pub fn shorten_writes(&self, short: bool) {
         self.gate.plan().short = short;
+    }
+
+    /// Runs this once, as soon as a name went by such a call (Remove, RemoveDir, Rename): the caller does not know yet.
+    pub fn after(&self, call: Call, act: impl FnOnce() + Send + 'static) {
+        self.gate.plan().then = Some((call, Box::new(act)));
     }
 
     /// Drops the plan.
@@ -336,16 +354,20 @@ impl Dir for Failing<dyn Dir> {
         to_name: &[u8],
         mode: RenameMode,
     ) -> io::Result<()> {
-        self.pass(Call::Rename)?
-            .rename(name, unwrapped(to)?, to_name, mode)
+        let done = self
+            .pass(Call::Rename)?
+            .rename(name, unwrapped(to)?, to_name, mode);
+        self.gate.done(Call::Rename, done)
     }
 
     fn remove(&self, name: &[u8]) -> io::Result<()> {
-        self.pass(Call::Remove)?.remove(name)
+        let done = self.pass(Call::Remove)?.remove(name);
+        self.gate.done(Call::Remove, done)
     }
 
     fn remove_dir(&self, name: &[u8]) -> io::Result<()> {
-        self.pass(Call::RemoveDir)?.remove_dir(name)
+        let done = self.pass(Call::RemoveDir)?.remove_dir(name);
+        self.gate.done(Call::RemoveDir, done)
     }
 
     fn entries(&self, from: u64) -> io::Result<Vec<Entry>> {

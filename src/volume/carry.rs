@@ -335,7 +335,9 @@ impl Restored {
         if node.is_dead() {
             state.last_name_gone();
         }
-        volume.files.insert(node.ino(), &state, carried.writable);
+        volume
+            .files
+            .insert(&node, node.ino(), &state, carried.writable);
         Ok(state)
     }
 }

@@ -33,6 +33,8 @@ struct Table {
 
 struct Held {
     state: Weak<FileState>,
+    /// The number of the node that had it last. One whose name went may stand for an inode that another object has by now.
+    node: u64,
     writable: bool,
 }
 
@@ -47,9 +49,13 @@ impl FileTable {
         loop {
             let ino = node.ino();
             let found = {
-                let table = locked(&self.0);
-                let held = table.states.get(&ino);
-                held.and_then(|held| Some((held.state.upgrade()?, held.writable || !write)))
+                let mut table = locked(&self.0);
+                let held = table.states.get_mut(&ino);
+                let held = held.filter(|held| node.is_found() || held.node == node.id());
+                held.and_then(|held| {
+                    held.node = node.id();
+                    Some((held.state.upgrade()?, held.writable || !write))
+                })
             };
             // A file that was encrypted anew meanwhile is another inode, and its old number may be another file's by now.
             if node.ino() == ino {
@@ -58,7 +64,8 @@ impl FileTable {
         }
     }
 
-    pub(crate) fn insert(&self, ino: u64, state: &Arc<FileState>, writable: bool) {
+    /// The state of the inode with this number, which `node` stands for.
+    pub(crate) fn insert(&self, node: &Node, ino: u64, state: &Arc<FileState>, writable: bool) {
         let mut table = locked(&self.0);
         if table.states.len() >= table.sweep_at {
             table.states.retain(|_, held| held.state.strong_count() > 0);
@@ -68,6 +75,7 @@ impl FileTable {
             ino,
             Held {
                 state: Arc::downgrade(state),
+                node: node.id(),
                 writable,
             },
         );
@@ -245,7 +253,7 @@ fn adopt(
         directory,
     );
     node.nothing_checked();
-    volume.files.insert(node.ino(), &state, writable);
+    volume.files.insert(node, node.ino(), &state, writable);
     state
 }
 

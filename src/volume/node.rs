@@ -1,8 +1,8 @@
 //! The objects that this mount knows: one `Node` for each inode, with the names by which it was reached. Calls no store,
 //! and holds a descriptor only of a file that another one replaced.
 //!
-//! Invariants: at most one living node stands for an inode; a node whose last name went through us is dead, is no longer
-//! found by its inode number, and its `id` is not given again while it lives.
+//! Invariants: at most one living node stands for an inode; a node whose last name goes through us is no longer found by its
+//! inode number from before that name goes (the store may give it away at once), is dead afterwards, and its `id` is not given again while it lives.
 //!
 //! There may be millions of them, hence what a node has by itself is small: docs/PERFORMANCE.md has the bytes.
 //!
@@ -28,6 +28,7 @@ mod table;
 pub(crate) use dir_part::{DirPart, Inherit, lock_names};
 pub(crate) use names::Location;
 pub use privileges::Privileges;
+pub(crate) use table::Going;
 pub use table::NodeTable;
 
 use names::Memory;
@@ -100,6 +101,11 @@ impl Node {
         }
         let memory = locked(&self.memory);
         memory.rare().and_then(|rare| rare.ino).unwrap_or(self.id)
+    }
+
+    /// Whether its inode number stands for it: not from when its last name goes.
+    pub(crate) fn is_found(&self) -> bool {
+        self.by_ino.load(Ordering::Acquire) != by_ino::NONE
     }
 
     /// Whether this is the top directory.

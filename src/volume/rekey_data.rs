@@ -290,13 +290,13 @@ impl Anew {
         }
         let placed = self.replace(&old);
         if !matches!(placed, Ok(Some(_))) {
-            volume.files.insert(node.ino(), &old, true);
+            volume.files.insert(node, node.ino(), &old, true);
         }
         let Some(ino) = placed? else {
             return Ok(None);
         };
         self.placed = true;
-        volume.files.insert(ino, &self.state, true);
+        volume.files.insert(node, ino, &self.state, true);
         node.moved_to_inode(ino);
         node.checked_at(&self.known.parent, &self.known.stored);
         old.last_name_gone();

@@ -215,7 +215,10 @@ impl Rename<'_> {
         }
         match replaced {
             Err(error) if target.stat.kind == Kind::Dir && is_not_empty(&error) => {
-                replace_hidden(from, to)
+                let going = self.volume.nodes.going(&target.node);
+                replace_hidden(from, to)?;
+                going.gone();
+                Ok(())
             }
             done => Ok(done?),
         }

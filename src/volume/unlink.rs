@@ -11,7 +11,7 @@ use crate::volume::dir_id::mark;
 use crate::volume::error::{Error, Result};
 use crate::volume::listing::{Contents, contents};
 use crate::volume::names::drop_side;
-use crate::volume::node::{Node, lock_names};
+use crate::volume::node::{Going, Node, lock_names};
 
 use crate::volume::facade::Volume;
 use crate::volume::spot::{Found, Spot};
@@ -50,11 +50,25 @@ pub(crate) fn take_name(
         found.stat = spot.dir.stat_at(spot.entry())?;
     }
     let _moving = volume.settler.moving(&found.stat);
-    let Some(state) = volume.files.live(&node) else {
-        return work();
-    };
-    state.name_going(&spot.place());
-    work().inspect_err(|_| state.name_is(&spot.place()))
+    let state = volume.files.live(&node);
+    if let Some(state) = &state {
+        state.name_going(&spot.place());
+    }
+    let is_last = found.stat.kind == Kind::Dir || found.stat.nlink <= 1;
+    let going = is_last.then(|| volume.nodes.going(&node));
+    match work() {
+        Ok(()) => {
+            going.into_iter().for_each(Going::gone);
+            Ok(())
+        }
+        Err(error) => {
+            drop(going);
+            if let Some(state) = &state {
+                state.name_is(&spot.place());
+            }
+            Err(error)
+        }
+    }
 }
 
 /// After the name of an object went; `found` as it was just before.
@@ -95,10 +109,12 @@ pub(crate) fn remove_dir(volume: &Volume, parent: &Arc<Node>, name: &[u8]) -> Re
         if found.stat.kind != Kind::Dir {
             return Err(Error::errno(libc::ENOTDIR));
         }
+        let going = volume.nodes.going(&node);
         match spot.dir.remove_dir(spot.entry()) {
             Err(error) if is_not_empty(&error) => hide(&spot)?.purge(),
             done => done?,
         }
+        going.gone();
         drop_side(&spot.dir, spot.entry());
         removed(volume, &spot, &found);
         return Ok(());

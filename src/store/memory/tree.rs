@@ -71,6 +71,8 @@ impl Folder {
 pub(super) struct Tree {
     inodes: BTreeMap<u64, Inode>,
     last_ino: u64,
+    /// Numbers of objects that went, the last one at the end; `None` where none is given again.
+    freed: Option<Vec<u64>>,
     last_handle: u64,
     now: Time,
     dev: u64,
@@ -82,6 +84,7 @@ impl Tree {
         let mut tree = Self {
             inodes: BTreeMap::new(),
             last_ino: ROOT - 1,
+            freed: None,
             last_handle: 0,
             now: Time::default(),
             dev,
@@ -93,6 +96,11 @@ impl Tree {
             inode.folder.parent = root;
         }
         tree
+    }
+
+    /// From now on a new object gets the number of the one that went last, as on file systems that are quick to do so.
+    pub(super) fn reuse_numbers(&mut self) {
+        self.freed = Some(Vec::new());
     }
 
     /// What is left when every handle is closed and every lock gone.
@@ -359,7 +367,11 @@ impl Tree {
 
     fn add_inode(&mut self, kind: Kind, mode: u32) -> u64 {
         let now = self.tick();
-        self.last_ino += 1;
+        let ino = self.freed.as_mut().and_then(Vec::pop);
+        let ino = ino.unwrap_or_else(|| {
+            self.last_ino += 1;
+            self.last_ino
+        });
         let inode = Inode {
             kind,
             mode: mode & 0o7777,
@@ -377,8 +389,8 @@ impl Tree {
             opens: 0,
             locks: HashMap::new(),
         };
-        self.inodes.insert(self.last_ino, inode);
-        self.last_ino
+        self.inodes.insert(ino, inode);
+        ino
     }
 
     /// One name of `ino` in `dir` is gone.
@@ -412,6 +424,9 @@ impl Tree {
             .is_some_and(|inode| inode.nlink == 0 && inode.opens == 0)
         {
             self.inodes.remove(&ino);
+            if let Some(freed) = &mut self.freed {
+                freed.push(ino);
+            }
         }
     }
 

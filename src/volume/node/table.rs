@@ -111,6 +111,33 @@ impl NodeTable {
         writing(&self.known).leave(node);
     }
 
+    /// Takes a node out whose last name is about to go: as soon as that is gone the store may give its inode number to
+    /// another object. The node comes back when this is dropped, unless the name went.
+    pub(crate) fn going<'a>(&'a self, node: &'a Arc<Node>) -> Going<'a> {
+        writing(&self.known).leave(node);
+        Going {
+            table: self,
+            node,
+            gone: false,
+        }
+    }
+
+    /// The last name of a node that was taken out did not go.
+    fn stays(&self, node: &Arc<Node>) {
+        let ino = node.ino();
+        let mut known = writing(&self.known);
+        let at = known.at_ino(ino);
+        let taken = matches!(at, AtIno::Living(_));
+        if !taken {
+            known.enter(node, ino);
+        }
+        drop(known);
+        drop(at);
+        if taken {
+            locked(&node.memory).dead = true;
+        }
+    }
+
     fn of_inode(self: &Arc<Self>, stat: &Stat) -> Arc<Node> {
         let seen = reading(&self.known).at_ino(stat.ino);
         match seen {
@@ -126,7 +153,7 @@ impl NodeTable {
             known.leave(node);
         }
         let id = match at {
-            AtIno::Gone(id) => id,
+            AtIno::Gone(id) if !known.in_use(id) => id,
             _ => known.new_id(stat.ino),
         };
         let node = Arc::new(self.node(id, stat.kind));
@@ -219,6 +246,29 @@ impl NodeTable {
     }
 }
 
+/// A node whose last name is about to go.
+#[must_use]
+pub(crate) struct Going<'a> {
+    table: &'a NodeTable,
+    node: &'a Arc<Node>,
+    gone: bool,
+}
+
+impl Going<'_> {
+    /// The name went.
+    pub(crate) fn gone(mut self) {
+        self.gone = true;
+    }
+}
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        if !self.gone {
+            self.table.stays(self.node);
+        }
+    }
+}
+
 impl Known {
     /// What is returned may be the last hold on a node: it is to be dropped after the lock.
     fn at_ino(&self, ino: u64) -> AtIno {
@@ -247,6 +297,7 @@ impl Known {
             self.others.insert(ino, (weak.clone(), node.id));
             by_ino::OTHER
         } else {
+            self.others.remove(&ino); // one that is gone, and has not come to `forget` yet
             by_ino::ID
         };
         node.by_ino.store(how, Ordering::Release);
@@ -284,5 +335,27 @@ impl Known {
     fn in_use(&self, id: u64) -> bool {
         let node = self.by_id.get(id);
         node.is_some_and(|weak| weak.strong_count() > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{stat, table};
+    use super::*;
+
+    #[test]
+    fn a_number_whose_node_is_gone_is_taken_over_once() {
+        let (table, root) = table();
+        {
+            // A node that moved to another inode, at its end: `forget` has not come yet.
+            let mut known = writing(&table.known);
+            known.by_id.insert(5, Weak::new());
+            known.others.insert(100, (Weak::new(), 5));
+        }
+        let found = |ino| table.found(&stat(ino, Kind::File), &root, b"name").unwrap();
+        let (five, hundred) = (found(5), found(100));
+        assert_ne!(five.id(), hundred.id());
+        assert!(Arc::ptr_eq(&found(5), &five) && Arc::ptr_eq(&found(100), &hundred));
+        assert!(Arc::ptr_eq(&table.numbered(five.id()).unwrap(), &five));
     }
 }

@@ -8,6 +8,7 @@ mod model;
 mod names;
 mod power;
 mod rekey_data;
+mod reused;
 mod rules;
 
 use std::sync::Arc;
