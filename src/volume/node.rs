@@ -2,7 +2,8 @@
 //! and holds a descriptor only of a file that another one replaced.
 //!
 //! Invariants: at most one living node stands for an inode; a node whose last name goes through us is no longer found by its
-//! inode number from before that name goes (the store may give it away at once), is dead afterwards, and its `id` is not given again while it lives.
+//! inode number from before that name goes (the store may give it away at once), is dead afterwards, and its `id` is not
+//! given again while it lives.
 //!
 //! There may be millions of them, hence what a node has by itself is small: docs/PERFORMANCE.md has the bytes.
 //!

@@ -34,8 +34,11 @@ fn what_went_is_never_taken_for_what_has_its_number_now() {
             (left.size, left.mode, left.nlink),
             (before.size, before.mode, 0)
         );
-        assert_ne!(code(&volume.open(&old, READ_WRITE)), 0, "{suite:?}");
-        assert_ne!(code(&volume.xattr(&old, b"user.any")), libc::ENODATA);
+        let codes = [
+            code(&volume.open(&old, READ_WRITE)),
+            code(&volume.xattr(&old, b"user.any")),
+        ];
+        assert_eq!(codes, [libc::ENOENT; 2], "{suite:?}");
         assert_eq!(volume.attr(&new).unwrap().size, 9);
     }
 }
@@ -143,5 +146,41 @@ fn an_object_made_while_another_goes_is_not_that_one() {
         assert!(old.is_dead() && !new.is_dead(), "{way}");
         let (found, attr) = volume.lookup(&there, b"new").unwrap();
         assert!(Arc::ptr_eq(&found, &new) && attr.nlink > 0, "{way}");
+    }
+}
+
+#[test]
+fn an_object_whose_last_name_could_not_go_stays_the_same() {
+    for (kind, call) in [
+        (Kind::File, Call::Remove),
+        (Kind::Dir, Call::RemoveDir),
+        (Kind::File, Call::Rename),
+        (Kind::Dir, Call::Rename),
+    ] {
+        let mut bench = Bench::new(Suite::Gcm);
+        bench.open(); // an epoch of its own
+        let failing = Arc::new(FailingStore::new(bench.store.clone()));
+        let volume = bench.open_on(failing.clone());
+        let root = volume.root();
+        let old = make(&volume, &root, b"old", kind);
+        make(&volume, &root, b"other", kind);
+        failing.fail_once(&[call], 0, libc::EIO);
+        let refused = match call {
+            Call::Remove => volume.unlink(&root, b"old"),
+            Call::RemoveDir => volume.remove_dir(&root, b"old"),
+            _ => volume.rename(&root, b"other", &root, b"old", RenameMode::Replace),
+        };
+        assert_eq!(code(&refused), libc::EIO, "{kind:?} {call:?}");
+        let (found, _) = volume.lookup(&root, b"old").unwrap();
+        assert!(
+            Arc::ptr_eq(&found, &old) && old.is_found() && !old.is_dead(),
+            "{kind:?} {call:?}"
+        );
+        if kind == Kind::File {
+            drop(volume.open(&old, READ_WRITE).unwrap());
+            volume.unlink(&root, b"old").unwrap();
+        } else {
+            make(&volume, &old, b"below", Kind::File);
+        }
     }
 }
