@@ -15,7 +15,7 @@ use super::exit::{self, Code, failure};
 use super::places;
 use super::secrets::{Secrets, pipe_with};
 use crate::keys::Unlock;
-use crate::keys::source::claim_descriptor;
+use crate::keys::source::{claim_descriptor, keep_from_children};
 
 /// A log that has grown beyond this is put aside when the next daemon starts, bytes.
 const LOG_LIMIT: u64 = 10 << 20;
@@ -44,6 +44,9 @@ pub(super) fn start(global: &Global, args: &MountArgs, secrets: Secrets) -> anyh
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(open_log(&log)?);
+    // A file of the mount itself, say, that the shell holds: with it the daemon could never be unmounted.
+    let passed: Vec<_> = pipes.iter().chain([&ready_there]).collect();
+    keep_from_children(&passed)?;
     let mut child = command.spawn()?;
     drop((ready_there, pipes));
     let mut answer = String::new();

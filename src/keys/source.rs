@@ -10,7 +10,7 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use zeroize::Zeroizing;
 
 use super::descriptor;
-pub use super::descriptor::claim as claim_descriptor;
+pub use super::descriptor::{claim as claim_descriptor, keep_from_children};
 use super::secret_bytes::{MAX_SECRET, SecretBytes};
 use super::software::{KeystoreError, parse_recovery};
 use crate::crypto::Secret;

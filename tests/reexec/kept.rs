@@ -312,3 +312,28 @@ fn a_command_run_in_the_mount_does_not_wait_for_itself() {
     assert_ne!(pid(&sandbox), before);
     ends_whole(&sandbox);
 }
+
+/// What a shell holds open in the mount is not the daemon's, which could never be unmounted with it.
+#[test]
+fn a_daemon_holds_nothing_of_the_shell_that_starts_it() {
+    let sandbox = Sandbox::mounted(SUITES[0]);
+    fs::write(sandbox.mnt().join("file"), b"text").unwrap();
+    let program = sandbox.command();
+    let mut shell = Command::new("sh");
+    for (name, value) in program.get_envs() {
+        if let Some(value) = value {
+            shell.env(name, value);
+        }
+    }
+    let before = pid(&sandbox);
+    let script = "exec 7<mnt/file; \"$0\" reexec mnt";
+    let done = shell
+        .current_dir(sandbox.mnt().parent().unwrap())
+        .args(["-c", script])
+        .arg(program.get_program())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert_ne!(pid(&sandbox), before);
+    ends_whole(&sandbox);
+}
