@@ -85,8 +85,8 @@ pub struct Carried {
 }
 
 impl Volume {
-    /// Brings everything to rest: durable, settled, and nothing done on the volume's own account from here on. No call may be
-    /// under way or follow, until `go_on`, or `leave` and the drop.
+    /// Brings everything to rest: durable, settled, and nothing done on the volume's own account from here on. Nobody may watch
+    /// the key any more, and no call be under way or follow, until `go_on`, or `leave` and the drop.
     ///
     /// # Errors
     /// What could not be made durable or settled; the volume goes on.
@@ -104,10 +104,13 @@ impl Volume {
         if self.env.read_only {
             return Ok(());
         }
-        let live = self.files.all_live();
+        // One that only reads changed nothing, whatever an unclean end before may have left of it.
+        let mut live = self.files.all_live();
+        live.retain(|state| state.descriptor_in_use().1);
         live.iter().for_each(|state| self.settler.note(state));
-        self.settle()?;
-        self.env.store.sync()?; // names and attributes of whatever had nothing to settle
+        self.settle_some()?;
+        self.settle_moved();
+        self.settler.sync_store()?; // names and attributes of whatever had nothing to settle
         live.iter().try_for_each(settle_alone)
     }
 
@@ -118,9 +121,6 @@ impl Volume {
 
     /// Takes up its work again after `rest`.
     pub fn go_on(self: &Arc<Self>) -> Result<()> {
-        if self.env.read_only {
-            return Ok(());
-        }
         self.housekeeping.start(self)
     }
 

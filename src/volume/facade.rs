@@ -47,7 +47,7 @@ pub struct Volume {
     pub(crate) lockdown: LockDown,
     root: Arc<Node>,
     pub(crate) housekeeping: Housekeeping,
-    key_watch: Mutex<Option<Watching>>,
+    pub(in crate::volume) key_watch: Mutex<Option<Watching>>,
     pub(crate) closer: Mutex<Option<Box<dyn Closer>>>,
 }
 
@@ -108,14 +108,12 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Has a thread ask every so often whether the master key is still there, and do what the policy says.
-    pub(crate) fn watch_key(self: &Arc<Self>, policy: KeyLoss, every: Duration) -> Result<()> {
-        if policy == KeyLoss::Keep {
-            return Ok(());
+    /// What a thread does, from `watch` on, that asks every so often whether the master key is still there.
+    pub(crate) fn set_watch(&self, policy: KeyLoss, every: Duration) {
+        if policy != KeyLoss::Keep {
+            let watch = Watching::new(KeyWatch::new(policy, every));
+            *locked(&self.key_watch) = Some(watch);
         }
-        let watch = Arc::new(KeyWatch::new(policy, every)).start(self)?;
-        *locked(&self.key_watch) = Some(watch);
-        Ok(())
     }
 
     /// Stops and settles everything, writes the clean mark, releases the lock. Called once; later calls do nothing.
@@ -141,12 +139,17 @@ impl Volume {
     /// Settles all that waits. A locked volume has no keys for directories that moved, and settled them before.
     pub(crate) fn settle(&self) -> Result<()> {
         self.settler.settle_all()?;
+        self.settle_moved();
+        Ok(())
+    }
+
+    /// Takes moved directories' old places away, where there are keys for it.
+    pub(crate) fn settle_moved(&self) {
         if self.env.keys().is_ok()
             && let Err(error) = dir_id::settle_moves(self)
         {
             tracing::warn!("the old place of a moved directory stays: {error}"); // it fits at both, and hurts nothing
         }
-        Ok(())
     }
 
     /// The state of a file, writable, without regard to its names.

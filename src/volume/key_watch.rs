@@ -82,6 +82,8 @@ pub(crate) struct KeyWatch {
     judge: Mutex<Judge>,
     every: Duration,
     patience: Duration,
+    /// The judge's time 0.
+    made: Instant,
     bell: Arc<Bell>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -112,6 +114,7 @@ impl KeyWatch {
             judge: Mutex::new(Judge::new(policy)),
             every,
             patience: PATIENCE,
+            made: Instant::now(),
             bell: Arc::default(),
             thread: Mutex::default(),
         }
@@ -126,14 +129,15 @@ impl KeyWatch {
         }
     }
 
-    /// Starts the thread for a volume, which it does not keep alive.
-    pub(crate) fn start(self: Arc<Self>, volume: &Arc<Volume>) -> Result<Watching> {
-        let (watch, volume) = (Arc::clone(&self), Arc::downgrade(volume));
+    /// Starts the thread for a volume, which it does not keep alive; also again after `stop`.
+    fn start(self: &Arc<Self>, volume: &Arc<Volume>) -> Result<()> {
+        locked(&self.bell.state).stopping = false;
+        let (watch, volume) = (Arc::clone(self), Arc::downgrade(volume));
         let thread = thread::Builder::new()
             .name("key watch".to_owned())
             .spawn(move || run(&watch, &volume))?;
         *locked(&self.thread) = Some(thread);
-        Ok(Watching(self))
+        Ok(())
     }
 
     /// Ends the thread and waits until it has. A question that is still open ends by itself.
@@ -202,8 +206,33 @@ impl KeyWatch {
     }
 }
 
-/// A watch that runs, until this is dropped.
+/// A volume's watch, which does not run once this is dropped.
 pub(crate) struct Watching(Arc<KeyWatch>);
+
+impl Watching {
+    pub(crate) fn new(watch: KeyWatch) -> Self {
+        Self(Arc::new(watch))
+    }
+
+    /// The watch, to be started or stopped with no lock held that it may want.
+    fn watch(&self) -> Arc<KeyWatch> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Volume {
+    /// Has the key watched from here on, if the policy wants that; also again after `stop_watching`.
+    pub fn watch(self: &Arc<Self>) -> Result<()> {
+        let watch = locked(&self.key_watch).as_ref().map(Watching::watch);
+        watch.map_or(Ok(()), |watch| watch.start(self))
+    }
+
+    /// Has nobody watch the key, and waits for a lock-down that is under way.
+    pub fn stop_watching(&self) {
+        let watch = locked(&self.key_watch).as_ref().map(Watching::watch);
+        watch.iter().for_each(|watch| watch.stop());
+    }
+}
 
 impl Drop for Watching {
     fn drop(&mut self) {
@@ -212,16 +241,15 @@ impl Drop for Watching {
 }
 
 fn run(watch: &KeyWatch, volume: &Weak<Volume>) {
-    let start = Instant::now();
     loop {
-        let pause = locked(&watch.judge).next(watch.every, start.elapsed());
+        let pause = locked(&watch.judge).next(watch.every, watch.made.elapsed());
         if !watch.wait(pause) {
             return;
         }
         let Some(volume) = volume.upgrade() else {
             return;
         };
-        if let Verdict::Lock(_) = watch.check(&volume, start.elapsed()) {
+        if let Verdict::Lock(_) = watch.check(&volume, watch.made.elapsed()) {
             return;
         }
     }

@@ -50,11 +50,23 @@ impl VolumeLock {
 
     /// The lock of another process that goes on as this one, by its descriptor. The record stays that process's until
     /// `record`.
-    pub(crate) fn inherited(file: Arc<dyn File>) -> Self {
+    fn inherited(file: Arc<dyn File>) -> Self {
         Self {
             file,
             recorded: false,
         }
+    }
+
+    /// As `inherited`, of this directory; unusable where that has another lock file, so that this is another volume, or a copy.
+    pub(crate) fn inherited_in(root: &Arc<dyn Dir>, file: Arc<dyn File>) -> Result<Self> {
+        let (there, given) = (root.open(LOCK, Access::Read)?.stat()?, file.stat()?);
+        if (there.dev, there.ino) != (given.dev, given.ino) {
+            return Err(Error::InUse(
+                "the directory at this path is not the one that is mounted: its lock is another"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self::inherited(file))
     }
 
     /// Says who holds it.
@@ -183,6 +195,25 @@ mod tests {
         assert!(VolumeLock::shared(&root).is_err());
         drop(held);
         assert!(VolumeLock::exclusive(&root, &host("alpha", 8), false).is_ok());
+    }
+
+    #[test]
+    fn the_lock_of_another_directory_is_not_this_one_s() {
+        let stores = [MemoryStore::new(), MemoryStore::new()];
+        let roots = stores.each_ref().map(|store| store.root());
+        let [ours, other] = roots.each_ref().map(|root| {
+            // So that the two files have numbers of their own.
+            root.create(b"first", 0o600).unwrap();
+            VolumeLock::exclusive(root, &host("alpha", 7), false)
+                .unwrap()
+                .file()
+        });
+        let copy = roots[0].create(b"copy", 0o600).unwrap();
+        assert!(VolumeLock::inherited_in(&roots[0], ours).is_ok());
+        for wrong in [copy, other] {
+            let refused = VolumeLock::inherited_in(&roots[0], wrong).err().unwrap();
+            assert!(matches!(refused, Error::InUse(_)), "{refused}");
+        }
     }
 
     #[test]

@@ -89,7 +89,8 @@ pub struct Predecessor {
 }
 
 /// Opens a volume that another process has open and stops using, at rest: its epoch goes on, nothing is written. The lock is
-/// that process's until `Volume::take_over`; a failure before that, and then `Volume::leave`, changes nothing for it.
+/// that process's until `Volume::take_over`; a failure before that, and then `Volume::leave`, changes nothing for it. The key
+/// is not watched before `Volume::watch`.
 pub fn open_after(
     store: Arc<dyn Store>,
     providers: Providers,
@@ -110,7 +111,7 @@ impl Start {
             _ if options.read_only => VolumeLock::shared(root),
             Self::Fresh => VolumeLock::exclusive(root, &options.host, options.take_over).map(Some),
             Self::After(Predecessor { lock, .. }) => match lock {
-                Some(lock) => Ok(Some(VolumeLock::inherited(Arc::clone(lock)))),
+                Some(lock) => VolumeLock::inherited_in(root, Arc::clone(lock)).map(Some),
                 None => Err(Error::InUse(
                     "the process that has this volume gives no lock".to_owned(),
                 )),
@@ -185,7 +186,10 @@ fn open_from(
         Master::new(file, secret, options.state.clone(), modules),
         Box::new(closer),
     )?;
-    volume.watch_key(options.on_key_loss, options.key_check)?;
+    volume.set_watch(options.on_key_loss, options.key_check);
+    if fresh {
+        volume.watch()?;
+    }
     Ok(volume)
 }
 

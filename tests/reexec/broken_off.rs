@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,10 +20,18 @@ fn said(sandbox: &Sandbox, lines: &[&str]) -> String {
         let before = std::mem::take(&mut answer);
         let asked = writeln!(connection, "{line}");
         if let Err(error) = asked.and_then(|()| answers.read_line(&mut answer)) {
-            return format!("{before}, then {error}");
+            answer = format!("{before}, then {error}");
+            break;
         }
     }
+    hang_up(&connection);
     answer
+}
+
+/// Also where a child that another test of this process just forked still has the socket: before it runs its own program it
+/// closes what it has in the mount, which waits for whoever waits for this.
+fn hang_up(connection: &UnixStream) {
+    connection.shutdown(Shutdown::Both).unwrap();
 }
 
 const ASK: &str = "{\"command\":\"take-over\"}";
@@ -65,6 +74,38 @@ fn a_take_over_that_breaks_off_leaves_the_mount_as_it_was() {
         (&held).write_all(b"still there").unwrap();
         reexec(&sandbox); // nothing that broke off is in the way of one that does not
         assert_eq!(held.metadata().unwrap().len(), 11);
+        drop(held);
+        ends_whole(&sandbox);
+    }
+}
+
+/// One that says it is ready and hears nothing more has not taken the mount: only the last word gives it away.
+#[test]
+fn a_process_that_is_gone_before_the_last_word_takes_nothing() {
+    for options in ["rw", "ro"] {
+        let sandbox = Sandbox::mounted(SUITES[0]);
+        fs::write(sandbox.mnt().join("file"), b"text").unwrap();
+        sandbox.umount();
+        sandbox.mount_with(options);
+        let first = pid(&sandbox);
+        let held = fs::File::open(sandbox.mnt().join("file")).unwrap();
+        for _ in 0..3 {
+            let mut connection = UnixStream::connect(socket(&sandbox)).unwrap();
+            let mut answers = BufReader::new(connection.try_clone().unwrap());
+            for (line, wanted) in [(ASK, "resting"), (MORE, "descriptors")] {
+                writeln!(connection, "{line}").unwrap();
+                let mut answer = String::new();
+                answers.read_line(&mut answer).unwrap();
+                assert!(answer.contains(wanted), "{answer}");
+            }
+            connection.shutdown(Shutdown::Read).unwrap();
+            writeln!(connection, "{{\"ready\":{{}}}}").unwrap();
+            hang_up(&connection);
+            assert_eq!(fs::read(sandbox.mnt().join("file")).unwrap(), b"text");
+        }
+        assert_eq!(pid(&sandbox), first);
+        reexec(&sandbox);
+        assert_eq!(held.metadata().unwrap().len(), 4);
         drop(held);
         ends_whole(&sandbox);
     }

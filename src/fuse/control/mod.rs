@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use serde_json::Value;
 
 pub use self::client::{Client, ControlError, Watch};
 use self::protocol::{Answer, Command, Request, receive, send};
-use super::handover::Handover;
+use super::handover::{Handover, busy};
 use crate::format::ids::VolumeId;
 use crate::volume::{Progress, Target, Volume};
 
@@ -265,7 +265,10 @@ impl Shared {
             Command::Info => send(connection, &Answer::Info(self.about.clone()))?,
             Command::Wait => {
                 connection.set_read_timeout(None)?;
-                self.waiting.fetch_add(1, Ordering::SeqCst);
+                match self.staying() {
+                    Ok(_) => self.waiting.fetch_add(1, Ordering::SeqCst),
+                    Err(leaving) => return send(connection, &leaving).map(|()| command),
+                };
                 let waited = send(connection, &Answer::Waiting {})
                     .and_then(|()| io::copy(&mut &*connection, &mut io::sink())); // until the asker goes, or `finish`
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -286,10 +289,6 @@ impl Shared {
 
     /// Gives the mount to the process that asks.
     fn hand_over(&self, to: &UnixStream) -> Result<(), Refusal> {
-        let busy = |why: &str| Refusal {
-            kind: "busy".to_owned(),
-            message: why.to_owned(),
-        };
         let _turn = locked(&self.accepting); // let go last: who asks next finds the others free
         let alone = self.changing.try_write();
         if matches!(alone, Err(TryLockError::WouldBlock)) {
@@ -300,7 +299,21 @@ impl Shared {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             return Err(busy("the volume is being unmounted"));
         }
-        self.handover.leave(to, self.listener.as_fd())
+        self.handover.leave(to, self.listener.as_fd())?;
+        locked(&self.volume).take(); // whoever asks for it now finds none
+        Ok(())
+    }
+
+    /// While what is returned lives, the mount goes to no other process. An answer for whoever asks while it does.
+    fn staying(&self) -> Result<Option<RwLockReadGuard<'_, ()>>, Answer> {
+        let changing = self.changing.try_read();
+        if matches!(changing, Err(TryLockError::WouldBlock)) || self.handover.is_gone() {
+            return Err(Answer::error(
+                "busy",
+                "the mount goes to another process just now: try again",
+            ));
+        }
+        Ok(changing.ok())
     }
 
     fn change_keys(
@@ -309,16 +322,10 @@ impl Shared {
         request: &Request,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Answer, Answer> {
+        let _staying = self.staying()?;
         let volume = locked(&self.volume).clone();
         let volume =
             volume.ok_or_else(|| Answer::error("unmounting", "the volume is being unmounted"))?;
-        let changing = self.changing.try_read();
-        if matches!(changing, Err(TryLockError::WouldBlock)) {
-            return Err(Answer::error(
-                "busy",
-                "the mount goes to another process just now: try again",
-            ));
-        }
         let mut listening = true;
         let mut told = Instant::now();
         let mut tell = |answer: Answer| {

@@ -116,12 +116,10 @@ impl Handover {
             let _ = wire::say(&other, &wire::Coming::Failed { message });
         })?;
         wire::say(&other, &wire::Coming::Ready {})?;
-        match wire::hear(&other) {
-            Ok((Leaving::Go {}, _)) => {}
-            Ok((word, _)) => return Err(wire::unexpected(&word).into()),
-            // It died with nothing left to do: what it gave is all there is.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(error) => return Err(error.into()),
+        // Only that word gives the mount away: one that is silent may be at work again.
+        match wire::hear(&other)? {
+            (Leaving::Go {}, _) => {}
+            (word, _) => return Err(wire::unexpected(&word).into()),
         }
         if let Err(error) = Host::here()
             .map_err(Error::from)
@@ -137,6 +135,9 @@ impl Handover {
             others,
         };
         connection.resume(&session)?;
+        if let Err(error) = volume.watch() {
+            tracing::error!("nobody asks for the key: {error}");
+        }
         Ok((connection, session))
     }
 }

@@ -2,12 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::wire::{self, Coming, Given, Leaving};
 use super::{Connection, Handover, broken, busy, state, volume_of};
 use crate::fuse::control::Refusal;
 use crate::fuse::{gate, handshake};
+use crate::volume::Volume;
 
 /// How long requests that are under way may take to their end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +44,23 @@ impl Handover {
             super::Turn::Serving(connection) => volume_of(connection).clone(),
             _ => return Err(busy("the mount is not served just now")),
         };
+        // A lock-down needs the kernel to be answered: none may begin once that ends.
+        volume.stop_watching();
+        let left = self.leave_unwatched(&volume, to, listener);
+        if left.is_err()
+            && let Err(error) = volume.watch()
+        {
+            tracing::error!("nobody asks for the key any more: {error}");
+        }
+        left
+    }
+
+    fn leave_unwatched(
+        &self,
+        volume: &Arc<Volume>,
+        to: &UnixStream,
+        listener: BorrowedFd<'_>,
+    ) -> Result<(), Refusal> {
         if volume.is_locked() {
             return Err(busy("the volume is locked: unmount it"));
         }
@@ -64,11 +83,11 @@ impl Handover {
             })
         });
         let connection = connection.inspect_err(|_| gate::open())?;
-        match give(&connection, to, listener) {
+        let given = give(&connection, to, listener)
+            .and_then(|()| wire::say(to, &Leaving::Go {}).map_err(|error| broken(&error)));
+        match given {
             Ok(()) => {
                 volume.leave();
-                // Whoever took it hears this or the end of the connection: either way it is on its own.
-                let _ = wire::say(to, &Leaving::Go {});
                 self.end();
                 Ok(())
             }

@@ -239,7 +239,7 @@ fn take_away(dead: &OwnedFd, connection: &mut Connection) -> io::Result<()> {
     Ok(())
 }
 
-fn busy(why: &str) -> Refusal {
+pub(in crate::fuse) fn busy(why: &str) -> Refusal {
     Refusal {
         kind: "busy".to_owned(),
         message: why.to_owned(),

@@ -159,7 +159,7 @@ impl FileState {
         self.owes_nothing(&self.content_shared())
     }
 
-    fn owes_nothing(&self, content: &Content) -> bool {
+    pub(super) fn owes_nothing(&self, content: &Content) -> bool {
         let settled = match content {
             Content::Body(body) => body.is_durable() && body.is_settled(),
             Content::Unmade => false,

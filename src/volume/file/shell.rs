@@ -374,19 +374,15 @@ impl FileState {
     /// Forgets the contents and the keys to them, after whoever uses them; whether nothing of them waited.
     pub(in crate::volume) fn unload(&self) -> bool {
         let mut content = self.content_alone();
-        let at_rest = match &*content {
-            Content::Body(body) => {
-                let at_rest = body.is_durable() && body.is_settled();
-                if !at_rest && let Err(error) = body.sync(true) {
-                    tracing::error!(
-                        "a file of a locked volume may have lost what was written last: {error}"
-                    );
-                }
-                at_rest
-            }
-            Content::Unmade => false,
-            _ => true,
-        };
+        let at_rest = self.owes_nothing(&content);
+        if let Content::Body(body) = &*content
+            && !at_rest
+            && let Err(error) = body.sync(true)
+        {
+            tracing::error!(
+                "a file of a locked volume may have lost what was written last: {error}"
+            );
+        }
         *content = Content::Unread;
         at_rest
     }

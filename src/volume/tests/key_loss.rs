@@ -253,9 +253,8 @@ fn the_volume_closes_while_the_provider_hangs() {
     let volume = kept.open();
     let asked = told.asked.load(Ordering::SeqCst);
     told.tell(Says::Hangs);
-    volume
-        .watch_key(KeyLoss::Lock, Duration::from_millis(1))
-        .unwrap();
+    volume.set_watch(KeyLoss::Lock, Duration::from_millis(1));
+    volume.watch().unwrap();
     while told.asked.load(Ordering::SeqCst) == asked {
         std::thread::yield_now(); // until the thread waits for its answer
     }
@@ -269,12 +268,13 @@ fn the_thread_locks_by_itself() {
     let kept = Kept::told(&told, Suite::Gcm, Envelope::Direct);
     let volume = kept.open();
     told.tell(Says::Removed);
-    volume
-        .watch_key(
-            KeyLoss::Grace(Duration::from_millis(1)),
-            Duration::from_millis(1),
-        )
-        .unwrap();
+    volume.set_watch(
+        KeyLoss::Grace(Duration::from_millis(1)),
+        Duration::from_millis(1),
+    );
+    volume.watch().unwrap();
+    volume.stop_watching();
+    volume.watch().unwrap(); // again
     while !volume.is_locked() || volume.env.keys().is_ok() {
         std::thread::yield_now();
     }
