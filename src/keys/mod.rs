@@ -172,8 +172,8 @@ pub trait KeyProvider: Send + Sync {
         0
     }
 
-    /// How many calls it serves at a time.
-    fn parallel(&self) -> usize {
-        1
+    /// How many calls it serves at a time; `None`: it computes them where it is asked, as many as there are cores.
+    fn parallel(&self) -> Option<usize> {
+        None
     }
 }

@@ -83,15 +83,15 @@ impl KeyRing {
         self.ready.change(Some(wraps));
     }
 
-    /// How many headers to unwrap or wrap at a time: what the providers that do it serve at once.
-    pub(crate) fn parallel(&self) -> usize {
+    /// How many headers to unwrap or wrap at a time: what the providers that do it serve at once, where one of them has a limit.
+    pub(crate) fn parallel(&self) -> Option<usize> {
         let chain = self.chain();
         let direct = chain.entries().iter();
         let served = direct
             .filter(|entry| entry.stored.envelope == Envelope::Direct)
             .filter_map(|entry| entry.provider_at_hand())
-            .map(|provider| provider.parallel());
-        served.max().unwrap_or(1).clamp(1, MOST_PARALLEL)
+            .filter_map(|provider| provider.parallel());
+        served.max().map(|served| served.clamp(1, MOST_PARALLEL))
     }
 
     /// The provider of an entry.

@@ -22,6 +22,7 @@ use Envelope::{Direct, Volume as ByVolumeKey};
 
 mod costs;
 mod killed;
+mod linked;
 mod refused;
 
 const FILES: usize = 5;

@@ -301,28 +301,39 @@ impl Volume {
                 _ => {} // seen, or no contents, hence no header
             }
             if batch.len() == limit {
-                visit(&self.states(&batch)?)?;
+                visit(&self.states(&batch, &mut seen)?)?;
                 batch.clear();
             }
         }
-        visit(&self.states(&batch)?)?;
+        visit(&self.states(&batch, &mut seen)?)?;
         Ok(damaged)
     }
 
-    /// As many as the provider serves, or as work on so many files.
+    /// As many as the provider serves, or as are worth it for so many files.
     fn threads(&self, files: usize) -> usize {
-        self.env.ring.parallel().max(parallel::threads_for(files))
+        let served = self.env.ring.parallel();
+        served.unwrap_or_else(|| parallel::threads_for(files))
     }
 
-    /// The files that these nodes stand for; of those that were removed meanwhile, none.
-    fn states(&self, nodes: &[Arc<Node>]) -> Result<Vec<Arc<FileState>>> {
-        let opened = parallel::each(self.threads(nodes.len()), nodes, |node| {
-            self.file_state(node)
-        });
-        let still = opened
-            .into_iter()
-            .filter(|file| !matches!(file, Err(error) if error.code() == libc::ENOENT));
-        still.collect()
+    /// The files that these nodes stand for. One whose name was removed meanwhile is not opened, and not `seen`: it may have
+    /// names that come yet.
+    pub(in crate::volume) fn states(
+        &self,
+        nodes: &[Arc<Node>],
+        seen: &mut HashSet<u64>,
+    ) -> Result<Vec<Arc<FileState>>> {
+        let threads = parallel::threads_for(nodes.len()); // no provider is asked for it
+        let opened = parallel::each(threads, nodes, |node| self.file_state(node));
+        let mut files = Vec::with_capacity(nodes.len());
+        for (node, file) in nodes.iter().zip(opened) {
+            match file {
+                Err(error) if error.code() == libc::ENOENT => {
+                    seen.remove(&node.id());
+                }
+                file => files.push(file?),
+            }
+        }
+        Ok(files)
     }
 }
 

@@ -188,7 +188,7 @@ impl KeyProvider for TestKeys {
         self.ahead.load(Ordering::SeqCst)
     }
 
-    fn parallel(&self) -> usize {
-        self.sessions.load(Ordering::SeqCst)
+    fn parallel(&self) -> Option<usize> {
+        Some(self.sessions.load(Ordering::SeqCst))
     }
 }

@@ -241,8 +241,8 @@ impl KeyProvider for TokenKey {
         }
     }
 
-    fn parallel(&self) -> usize {
-        self.token.parallel()
+    fn parallel(&self) -> Option<usize> {
+        Some(self.token.parallel())
     }
 }
 
