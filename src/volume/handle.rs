@@ -113,9 +113,11 @@ pub(crate) fn open(volume: &Volume, node: &Arc<Node>, flags: OpenFlags) -> Resul
 
 /// Reads at `offset`; short only at the end of the file.
 pub(crate) fn read(file: &OpenFile, offset: u64, buf: &mut [u8]) -> Result<usize> {
-    let size = file.state.size()?;
-    if let Some((from, to)) = file.ahead.before_read(offset, buf.len() as u64, size) {
-        file.state.will_need(from, to);
+    if let Some((from, to)) = file.ahead.before_read(offset, buf.len() as u64) {
+        let to = to.min(file.state.size()?);
+        if from < to {
+            file.state.will_need(from, to);
+        }
     }
     file.state.read(offset, buf)
 }

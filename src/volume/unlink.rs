@@ -49,7 +49,8 @@ pub(crate) fn take_name(
     if found.stat.nlink > 1 {
         found.stat = spot.dir.stat_at(spot.entry())?;
     }
-    let _moving = volume.settler.moving(&found.stat);
+    // A file whose last name goes is never settled again, so that no tag of it is dropped.
+    let _moving = (found.stat.nlink > 1).then(|| volume.settler.moving(&found.stat));
     let state = volume.files.live(&node);
     if let Some(state) = &state {
         state.name_going(&spot.place());

@@ -10,6 +10,7 @@ mod power;
 mod rekey_data;
 mod reused;
 mod rules;
+mod tags;
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use crate::format::names::{EntryClass, classify};
 use crate::format::suite::Suite;
 use crate::store::{Dir, RenameMode, Store};
 
-fn raw(dir: &dyn Dir) -> Vec<Vec<u8>> {
+pub(super) fn raw(dir: &dyn Dir) -> Vec<Vec<u8>> {
     let mut names = Vec::new();
     let mut from = 0;
     loop {

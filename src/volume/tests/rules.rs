@@ -16,7 +16,7 @@ const READ: OpenFlags = OpenFlags {
     truncate: false,
 };
 
-fn put(volume: &Volume, dir: &Arc<Node>, name: &[u8], data: &[u8]) -> Arc<Node> {
+pub(super) fn put(volume: &Volume, dir: &Arc<Node>, name: &[u8], data: &[u8]) -> Arc<Node> {
     let (node, _, file) = volume.create(dir, name, 0o644, &me(), READ_WRITE).unwrap();
     volume.write(&file, 0, data).unwrap();
     volume.fsync(&file, false).unwrap();
