@@ -3,7 +3,7 @@
 //! Invariant: the daemon is this program run again, so it has no thread, lock or key from before; what opens the keystore
 //! reaches it through pipes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,10 +185,6 @@ fn unmount(path: &Path) -> Result<(), ServeError> {
     fuse::unmount(path)
 }
 
-fn place(mountpoint: &Path) -> anyhow::Result<PathBuf> {
-    mounts::resolve(mountpoint).map_err(|error| failure(Code::Mount, error.to_string()))
-}
-
 fn about(args: &MountArgs, options: &MountOptions, mountpoint: &Path) -> serde_json::Value {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     json!({
@@ -204,22 +200,12 @@ fn about(args: &MountArgs, options: &MountOptions, mountpoint: &Path) -> serde_j
 
 /// Unmounts, and returns when the daemon has let the volume go.
 pub(super) fn umount(mountpoint: &Path) -> anyhow::Result<()> {
-    let path = place(mountpoint)?;
-    let found = mounts::find(&path)?;
-    let mounted = found
-        .mounted
-        .filter(|mounted| mounted.mountpoint == path)
-        .ok_or_else(|| {
-            failure(
-                Code::Mount,
-                format!("no volume is mounted at {}", mountpoint.display()),
-            )
-        })?;
+    let mounted = mounts::mounted_on(mountpoint)?;
     // Asked before, answered after. A daemon that is gone, or another user's, cannot be waited for.
     let watch = mounts::socket(&mounted)
         .ok()
         .and_then(|socket| Client::connect(&socket).ok()?.watch().ok());
-    unmount(&path)?;
+    unmount(&mounted.mountpoint)?;
     if let Some(watch) = watch {
         watch.closed(PATIENCE).map_err(|_| {
             failure(Code::Busy, "it is unmounted, and its daemon is still settling files: wait for it before you mount again")

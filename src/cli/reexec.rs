@@ -16,15 +16,7 @@ use crate::fuse::control::Client;
 
 /// Runs the command.
 pub(super) fn reexec(global: &Global, mountpoint: &Path) -> anyhow::Result<Code> {
-    let path = mounts::resolve(mountpoint)?;
-    let found = mounts::find(&path)?;
-    let mounted = found
-        .mounted
-        .filter(|mounted| mounted.mountpoint == path)
-        .ok_or_else(|| {
-            let shown = mountpoint.display();
-            failure(Code::Mount, format!("no volume is mounted at {shown}"))
-        })?;
+    let mounted = mounts::mounted_on(mountpoint)?;
     let about = Client::connect(&mounts::socket(&mounted)?)?.info()?;
     let trust = Trust::default();
     let args = MountArgs {
@@ -36,7 +28,7 @@ pub(super) fn reexec(global: &Global, mountpoint: &Path) -> anyhow::Result<Code>
         ready_fd: None,
         succeed: true,
         directory: mounted.vault.clone(),
-        mountpoint: path,
+        mountpoint: mounted.mountpoint,
     };
     let secrets = providers::gather(global, &Known::of(&mounted.vault)?, &trust)?;
     daemon::start(global, &args, secrets)

@@ -7,8 +7,8 @@ use indicatif::HumanBytes;
 
 use super::args::{Global, RekeyDataArgs};
 use super::exit::{Code, failure};
-use super::mounts::Mounted;
 use super::{mounts, opening, rotate};
+use crate::fuse::MountedVolume;
 use crate::volume::{RekeyData, RekeyDataProgress};
 
 /// Bytes of paths in one request to a daemon, and how many paths.
@@ -52,7 +52,7 @@ pub(super) fn rekey_data(global: &Global, args: &RekeyDataArgs) -> anyhow::Resul
 }
 
 fn by_daemon(
-    mounted: &Mounted,
+    mounted: &MountedVolume,
     paths: &[Vec<u8>],
     show: &mut dyn FnMut(RekeyDataProgress),
 ) -> anyhow::Result<RekeyData> {

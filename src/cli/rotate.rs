@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::args::{Global, RotateArgs};
 use super::exit::{Code, failure};
-use super::mounts::{self, Mounted};
-use super::{opening, providers, rekey};
+use super::{mounts, opening, providers, rekey};
+use crate::fuse::MountedVolume;
 use crate::fuse::control::Client;
 use crate::volume::{self, Phase, Progress, Rotation};
 
@@ -58,7 +58,7 @@ pub(super) fn code_of(rotation: &Rotation) -> Code {
     }
 }
 
-fn by_daemon(mounted: &Mounted, destroy: bool) -> anyhow::Result<(Rotation, Vec<u32>)> {
+fn by_daemon(mounted: &MountedVolume, destroy: bool) -> anyhow::Result<(Rotation, Vec<u32>)> {
     let rotation = with_bar(|show| Ok(client(mounted)?.rotate(show)?))?;
     let destroyed = if destroy && is_complete(&rotation) {
         client(mounted)?.destroy_old()?
@@ -69,7 +69,7 @@ fn by_daemon(mounted: &Mounted, destroy: bool) -> anyhow::Result<(Rotation, Vec<
 }
 
 /// A connection to the daemon of a writable mount.
-pub(super) fn client(mounted: &Mounted) -> anyhow::Result<Client> {
+pub(super) fn client(mounted: &MountedVolume) -> anyhow::Result<Client> {
     if mounted.read_only {
         let at = mounted.mountpoint.display();
         let sentence =

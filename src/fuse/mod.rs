@@ -28,7 +28,7 @@ mod syncs;
 mod xattrs;
 
 pub use handover::{Coming, Handover};
-pub use mounted::vault_of;
+pub use mounted::{MountedVolume, is_mountpoint, mounted_volumes, vault_of};
 pub use mountpoint::{ServeError, suitable_mountpoint, unmount};
 pub use options::{MountOptions, OptionError};
 pub use session::serve;

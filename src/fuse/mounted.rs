@@ -1,7 +1,7 @@
-//! A mount as the kernel's own tables show it: its device number, its readahead, its connection. Reads /proc and /sys only,
-//! never the mount.
+//! Mounts as the kernel's own tables show them: what is mounted where, a mount's device number, its share of dirty pages, its
+//! connection. Reads /proc and /sys only, never a mount, so it does not hang where a daemon does.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -19,14 +19,36 @@ pub(super) struct Mounted {
     device: String,
 }
 
-/// The backing directory of the volume that is mounted on a path; `None` if no volume is. Asks the kernel's table of mounts,
-/// not the mount.
+/// A mounted volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedVolume {
+    /// The backing directory.
+    pub vault: PathBuf,
+    /// Where it is mounted, absolute.
+    pub mountpoint: PathBuf,
+    /// Nothing can be written through this mount.
+    pub read_only: bool,
+}
+
+/// All volumes that are mounted in this process's view, later mounts last.
+pub fn mounted_volumes() -> io::Result<Vec<MountedVolume>> {
+    Ok(lines(&read_table()?).filter_map(Line::volume).collect())
+}
+
+/// The backing directory of the volume that is mounted on a path; `None` if no volume is.
 pub fn vault_of(mountpoint: &Path) -> io::Result<Option<PathBuf>> {
-    let table = read(Path::new(TABLE))?;
-    let path = absolute(mountpoint)?;
-    let vault = topmost(&table, &path)
-        .and_then(|mount| mount.source.strip_prefix(SOURCE_PREFIX).map(<[u8]>::to_vec));
-    Ok(vault.map(|vault| PathBuf::from(OsString::from_vec(vault))))
+    let top = topmost(&read_table()?, &absolute(mountpoint)?);
+    Ok(top.and_then(|line| Some(vault(&line.source)?.to_owned())))
+}
+
+/// Whether anything is mounted on a path, of whatever kind.
+pub fn is_mountpoint(path: &Path) -> io::Result<bool> {
+    Ok(topmost(&read_table()?, &absolute(path)?).is_some())
+}
+
+fn vault(source: &[u8]) -> Option<&Path> {
+    let vault = source.strip_prefix(SOURCE_PREFIX)?;
+    Some(Path::new(OsStr::from_bytes(vault)))
 }
 
 /// An absolute path without symlinks, found through its parent, so that a mount on it is not asked.
@@ -47,16 +69,17 @@ fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
 /// What stands before the backing directory in the source of a mount.
 pub(super) const SOURCE_PREFIX: &[u8] = b"strongroom:";
 
-const TABLE: &str = "/proc/self/mountinfo";
+/// How the kernel shows our mounts.
+const KIND: &[u8] = b"fuse.strongroom";
 
-/// Bytes of /proc/self/mountinfo that are read at most.
-const TABLE_LIMIT: usize = 64 << 20;
+const TABLE: &str = "/proc/self/mountinfo";
+/// Longest table that is read, bytes.
+const TABLE_ROOM: usize = 4 << 20;
 
 impl Mounted {
     /// What is mounted on a path, the topmost.
     pub(super) fn at(path: &Path) -> io::Result<Option<Self>> {
-        let table = read(Path::new(TABLE))?;
-        Ok(topmost(&table, path).map(|mount| Self {
+        Ok(topmost(&read_table()?, path).map(|mount| Self {
             path: path.to_owned(),
             device: mount.device,
         }))
@@ -109,26 +132,46 @@ fn control_file_system() -> io::Result<OwnedFd> {
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
     device: String,
+    path: PathBuf,
+    read_only: bool,
+    kind: Vec<u8>,
     source: Vec<u8>,
+}
+
+impl Line {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+        let path = OsString::from_vec(unescaped(fields.nth(1)?)).into();
+        let mut options = fields.next()?.split(|byte| *byte == b',');
+        let read_only = options.any(|option| option == b"ro");
+        fields.find(|field| *field == b"-")?; // ends the optional fields
+        Some(Self {
+            device,
+            path,
+            read_only,
+            kind: fields.next()?.to_vec(),
+            source: unescaped(fields.next()?),
+        })
+    }
+
+    fn volume(self) -> Option<MountedVolume> {
+        let vault = vault(&self.source).filter(|_| self.kind == KIND)?;
+        Some(MountedVolume {
+            vault: vault.to_owned(),
+            mountpoint: self.path,
+            read_only: self.read_only,
+        })
+    }
+}
+
+fn lines(table: &[u8]) -> impl Iterator<Item = Line> {
+    table.split(|byte| *byte == b'\n').filter_map(Line::parse)
 }
 
 /// The last line of a mount table that is for this path.
 fn topmost(table: &[u8], path: &Path) -> Option<Line> {
-    let lines = table.split(|byte| *byte == b'\n');
-    lines.filter_map(|line| on_path(line, path)).next_back()
-}
-
-fn on_path(line: &[u8], path: &Path) -> Option<Line> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let device = fields.nth(2)?;
-    if unescaped(fields.nth(1)?) != path.as_os_str().as_bytes() {
-        return None;
-    }
-    fields.find(|field| *field == b"-")?; // ends the optional fields
-    Some(Line {
-        device: String::from_utf8(device.to_vec()).ok()?,
-        source: unescaped(fields.nth(1)?),
-    })
+    lines(table).filter(|line| line.path == path).last()
 }
 
 /// A field of the table: blanks and backslashes stand there as three octal digits.
@@ -155,18 +198,20 @@ fn octal(digits: &[u8; 3]) -> Option<u8> {
     u8::from_str_radix(text, 8).ok()
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut bytes = Vec::new();
-    let mut chunk = vec![0; 1 << 16];
-    while bytes.len() < TABLE_LIMIT {
-        let len = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut chunk))?;
-        match chunk.get(..len) {
-            None | Some([]) => break,
-            Some(part) => bytes.extend_from_slice(part),
+/// The kernel holds the table still for one read only; between two, lines may be lost. So it is read in one, if it fits.
+fn read_table() -> io::Result<Vec<u8>> {
+    let file = rustix::fs::open(TABLE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut table = vec![0; TABLE_ROOM];
+    let mut length = 0;
+    loop {
+        let room = table.get_mut(length..).unwrap_or_default();
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *room))?;
+        if read == 0 {
+            table.truncate(length);
+            return Ok(table);
         }
+        length += read;
     }
-    Ok(bytes)
 }
 
 fn write(path: &Path, value: &str) -> io::Result<()> {
@@ -195,6 +240,27 @@ mod tests {
         );
         assert_eq!(topmost(table, Path::new("/mnt/a")).unwrap().device, "0:42");
         assert_eq!(topmost(table, Path::new("/mnt")), None);
+    }
+
+    #[test]
+    fn tells_volumes_from_other_mounts() {
+        let line = |options: &str, kind: &str| {
+            let line = format!(
+                "118 29 0:53 / /tmp/my\\040mnt {options} shared:7 - {kind} strongroom:/tmp/a\\134b rw,x"
+            );
+            Line::parse(line.as_bytes()).unwrap().volume()
+        };
+        let volume = line("rw,nosuid", "fuse.strongroom").unwrap();
+        assert_eq!(volume.mountpoint, Path::new("/tmp/my mnt"));
+        assert_eq!(volume.vault, Path::new("/tmp/a\\b"));
+        assert!(!volume.read_only);
+        assert!(line("ro,nosuid", "fuse.strongroom").unwrap().read_only);
+        assert_eq!(line("rw", "ext4"), None);
+        let other = Line::parse(b"36 35 98:0 / /mnt rw - fuse.strongroom /x rw").unwrap();
+        assert_eq!(other.volume(), None);
+        for broken in [&b""[..], b"1 2", b"36 35 98:0 / /mnt rw -"] {
+            assert_eq!(Line::parse(broken), None);
+        }
     }
 
     #[test]
