@@ -182,6 +182,80 @@ fn a_signal_at_any_time_leaves_nothing() {
 }
 
 #[test]
+fn more_signals_while_it_takes_everything_away_change_nothing() {
+    for after in [0, 900, 2100] {
+        let sandbox = ground();
+        let mut child = interrupted(&sandbox, Signal::TERM, Duration::from_millis(after));
+        let mut more = 0;
+        while child.try_wait().unwrap().is_none() {
+            let signal = [Signal::INT, Signal::TERM, Signal::HUP][more % 3];
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            more += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(more > 10, "it ended within {more} signals");
+        let output = child.wait_with_output().unwrap();
+        // Between the last sentence and the end, signals are handled no longer.
+        assert!(matches!(output.status.code(), Some(1) | None), "{output:?}");
+        assert_nothing_left(&sandbox);
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_away_is_named() {
+    let sandbox = ground();
+    let child = interrupted(&sandbox, Signal::STOP, Duration::ZERO);
+    let made = |dir: &str| {
+        let mut made = fs::read_dir(sandbox.path(dir)).unwrap();
+        made.next().unwrap().unwrap().path()
+    };
+    let (top, sockets) = (made("disk"), made("tmp"));
+    let in_use = fs::File::open(top.join("mnt")).unwrap();
+    for signal in [Signal::TERM, Signal::CONT] {
+        kill_process(Pid::from_child(&child), signal).unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(11), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let mnt = top.join("mnt");
+    let [begin, end] = [
+        format!("strongroom: {} could not be unmounted (", mnt.display()),
+        format!(
+            "): unmount it, then remove {} and {}\n",
+            top.display(),
+            sockets.display()
+        ),
+    ];
+    assert!(said.starts_with(&begin) && said.ends_with(&end), "{said}");
+    // As it says.
+    drop(in_use);
+    rustix::mount::unmount(&mnt, rustix::mount::UnmountFlags::empty()).unwrap();
+    while daemon(&top).is_some() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    fs::remove_dir_all(top).unwrap();
+    fs::remove_dir_all(sockets).unwrap();
+    assert_nothing_left(&sandbox);
+}
+
+#[test]
+fn a_temporary_directory_may_have_a_long_name() {
+    let sandbox = ground();
+    let place = sandbox.path("tmp");
+    let tmp = place.join("t".repeat(57 - 1 - place.as_os_str().len()));
+    fs::create_dir(&tmp).unwrap();
+    let output = command(&sandbox, &SMALL, &["disk"])
+        .env("TMPDIR", &tmp)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", tmp.display());
+    fs::remove_dir(tmp).unwrap(); // empty
+    assert_nothing_left(&sandbox);
+}
+
+#[test]
 fn ctrl_c_reaches_the_whole_process_group_and_leaves_nothing() {
     // As a terminal does it, so also whatever it has started; before there is a mount, too.
     for after in [30, 60, 120, 250, 500, 1000] {

@@ -116,7 +116,9 @@ fn measure(args: &BenchArgs, directory: &Path) -> anyhow::Result<Report> {
         (Ok(report), Ok(())) => Ok(report),
         (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
         (Err(error), Err(left)) => {
-            tracing::error!("{error}");
+            if !stop::is_asked() {
+                tracing::error!("{error}");
+            }
             Err(left)
         }
     }

@@ -11,10 +11,15 @@ pub(super) fn request() {
     ASKED.store(true, Ordering::SeqCst);
 }
 
+/// Whether one came.
+pub(super) fn is_asked() -> bool {
+    ASKED.load(Ordering::SeqCst)
+}
+
 /// Fails once a signal came.
 pub(super) fn check() -> anyhow::Result<()> {
-    if ASKED.load(Ordering::SeqCst) {
-        let sentence = "stopped; nothing is left behind";
+    if is_asked() {
+        let sentence = "stopped; nothing is left behind"; // what is left, is told instead
         return Err(failure(Code::Failure, sentence));
     }
     Ok(())

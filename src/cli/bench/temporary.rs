@@ -15,13 +15,13 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::cli::args::Cipher;
 use crate::cli::exit::{Code, at, failure};
-use crate::cli::mounts;
 use crate::crypto::random_bytes;
+use crate::fuse;
 
 /// Removed when dropped; `remove` also says whether that went well.
 pub(super) struct Temporary {
     top: PathBuf,
-    /// For the control socket, whose path must be short.
+    /// For the control socket, whose path may have 107 bytes, 38 of them its own name.
     sockets: PathBuf,
     options: Vec<String>,
     gone: bool,
@@ -30,12 +30,12 @@ pub(super) struct Temporary {
 impl Temporary {
     /// Makes the directories.
     pub(super) fn new(directory: &Path) -> anyhow::Result<Self> {
-        let mut number = [0; 8];
+        let mut number = [0; 4];
         random_bytes(&mut number);
-        let name = format!("strongroom-bench-{:016x}", u64::from_le_bytes(number));
+        let number = u32::from_le_bytes(number);
         let made = Self {
-            top: directory.join(&name),
-            sockets: std::env::temp_dir().join(format!("{name}-run")),
+            top: directory.join(format!("strongroom-bench-{number:08x}")),
+            sockets: std::env::temp_dir().join(format!("sr-{number:08x}")),
             options: Vec::new(),
             gone: false,
         };
@@ -132,29 +132,46 @@ impl Temporary {
         if std::mem::replace(&mut self.gone, true) {
             return Ok(());
         }
-        let mnt = self.place(true);
-        let is_mounted = || mounts::find(&mnt).is_ok_and(|found| found.mounted.is_some());
-        if is_mounted() {
-            let unmounted = self.run(&["umount", "mnt"]);
-            if is_mounted() {
-                let why = unmounted
-                    .err()
-                    .map_or_else(String::new, |error| format!(" ({error})"));
-                let (mnt, top) = (mnt.display(), self.top.display());
-                let sentence =
-                    format!("{mnt} could not be unmounted{why}: unmount it, then remove {top}");
-                return Err(failure(Code::Mount, sentence));
-            }
-        }
-        for dir in [&self.top, &self.sockets] {
-            match std::fs::remove_dir_all(dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(at(dir)(error));
+        let unmounted = self.unmount();
+        let mut left = Vec::new();
+        if unmounted.is_ok() {
+            for dir in [&self.top, &self.sockets] {
+                match std::fs::remove_dir_all(dir) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        left.push(at(dir)(error).to_string());
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
-        Ok(())
+        if left.is_empty() {
+            return unmounted;
+        }
+        let sentence = format!("not everything could be removed: {}", left.join("; "));
+        Err(failure(Code::Failure, sentence))
+    }
+
+    /// Nothing is removed where anything may still be mounted: that would go on in it.
+    fn unmount(&self) -> anyhow::Result<()> {
+        let mnt = self.place(true);
+        let is_mounted = || match fuse::is_mountpoint(&mnt) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false), // not even made
+            found => found,
+        };
+        let why = match is_mounted() {
+            Ok(false) => return Ok(()),
+            Ok(true) => self.run(&["umount", "mnt"]).err(),
+            Err(error) => Some(error.into()),
+        };
+        if matches!(is_mounted(), Ok(false)) {
+            return Ok(());
+        }
+        let why = why.map_or_else(String::new, |error| format!(" ({error})"));
+        let [mnt, top, sockets] = [&mnt, &self.top, &self.sockets].map(|path| path.display());
+        let sentence = format!(
+            "{mnt} could not be unmounted{why}: unmount it, then remove {top} and {sockets}"
+        );
+        Err(failure(Code::Mount, sentence))
     }
 }
 
