@@ -269,18 +269,20 @@ impl Mounted {
         Ok(file)
     }
 
-    /// Daemons whose command line names this directory, or that run in it.
+    /// Daemons whose command line or environment names something below this directory; one of another filesystem, whose name
+    /// only begins like this one's, is none.
     fn daemons(&self) -> Vec<rustix::process::Pid> {
         let Ok(processes) = std::fs::read_dir("/proc") else {
             return Vec::new();
         };
         let uses_us = |process: &Path| {
             let cmdline = std::fs::read(process.join("cmdline")).unwrap_or_default();
-            let top = self.top.as_os_str().as_encoded_bytes();
+            let below = self.top.join("");
+            let below = below.as_os_str().as_encoded_bytes();
             let environ = std::fs::read(process.join("environ")).unwrap_or_default();
             [cmdline, environ]
                 .iter()
-                .any(|text| text.windows(top.len()).any(|part| part == top))
+                .any(|text| text.windows(below.len()).any(|part| part == below))
         };
         processes
             .filter_map(|process| process.ok())
@@ -312,12 +314,8 @@ impl Drop for Mounted {
     }
 }
 
-/// Whether something is mounted there, asking the kernel's table and not the mount.
+/// Whether something is mounted there; where that cannot be told, it may be.
 fn is_mounted(path: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().any(|line| {
-        line.split(' ')
-            .nth(4)
-            .is_some_and(|at| Path::new(at) == path)
-    })
+    strongroom::fuse::is_mountpoint(path)
+        .unwrap_or_else(|error| error.kind() != std::io::ErrorKind::NotFound)
 }
