@@ -17,6 +17,7 @@ use strongroom::volume::{
     CHECK_EVERY, Caller, CreateOptions, InPlace, KeyLoss, Node, OpenFlags, OpenOptions, Volume,
     create, open,
 };
+use timing::random::Random;
 use timing::{elapsed, median};
 
 /// Bytes of the large file.
@@ -282,12 +283,7 @@ fn each(mut what: impl FnMut(&[u8])) -> f64 {
 
 /// Offsets of blocks, the same in each round.
 fn places() -> impl Iterator<Item = u64> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    std::iter::repeat_with(move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % (LARGE / BLOCK) as u64 * BLOCK as u64
-    })
-    .take(ACCESSES)
+    let mut random = Random::new();
+    std::iter::repeat_with(move || random.next() % (LARGE / BLOCK) as u64 * BLOCK as u64)
+        .take(ACCESSES)
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::random::Random;
 use support::{SUITES, tool};
 use victim::*;
 
@@ -540,22 +541,16 @@ fn bytes_changed_under_open_files_are_errors_or_the_bytes_that_were_written() {
     let target = field.victim.target.clone();
     let newest = fs::read(&target).unwrap();
     let length = newest.len() as u64;
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = Random::new(1);
     let (mut right, mut refused) = (0, 0);
     for round in 0..60 {
         let open = File::open(field.mnt().join("target"));
         let raw = edit(&target);
         let rounds = 1 + round % 5;
         for _ in 0..rounds {
-            let at = random() % length;
-            match random() % 4 {
-                0 => raw.write_all_at(&[random() as u8], at).unwrap(),
+            let at = random.next() % length;
+            match random.next() % 4 {
+                0 => raw.write_all_at(&[random.next() as u8], at).unwrap(),
                 1 => raw.write_all_at(&[0; 64], at.min(length - 64)).unwrap(),
                 2 => raw.set_len(at).unwrap(),
                 _ => raw

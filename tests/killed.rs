@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use keys::{Rotation, Slots};
 use model::Model;
 use support::daemon::Daemon;
+use support::random::Random;
 use support::{SUITES, Sandbox};
 use writer::Writer;
 
@@ -28,22 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(8);
 fn kills() -> u64 {
     let told = std::env::var("STRONGROOM_KILLS").ok();
     told.and_then(|text| text.parse().ok()).unwrap_or(5)
-}
-
-/// A small generator (xorshift*), so that what is done can be repeated; when it is cut off cannot.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit as u64) as usize
-    }
 }
 
 /// Kills under load, each followed by a mount and a look at everything. `keys`: master keys are rotated, and slots of the
@@ -64,7 +49,7 @@ fn kill_again_and_again(suite: &str, options: &str, keys: bool) {
         .for_each(|writer| writer.begin(&sandbox.mnt()));
     for round in 0..kills() {
         let killed = AtomicBool::new(false);
-        let (target, acknowledged) = (random.below(1_000), AtomicUsize::new(0));
+        let (target, acknowledged) = (random.place(1_000), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             let work = |writer| scope.spawn(|| Writer::work(writer, &mnt, &killed, &acknowledged));
             let at_work: Vec<_> = writers.iter_mut().map(work).collect();

@@ -24,6 +24,7 @@ mod ranges;
 
 use std::path::Path;
 
+use support::random::pattern;
 use support::{SUITES, Sandbox};
 
 /// Runs a test in a fresh mount of each suite.
@@ -38,16 +39,4 @@ fn in_both(test: impl Fn(&Sandbox, &Path)) {
 fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
     let error = result.expect_err("a refusal");
     error.raw_os_error().expect("an errno")
-}
-
-/// Bytes that differ from block to block.
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    std::iter::repeat_with(next).take(len).collect()
 }

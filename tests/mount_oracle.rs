@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, Permi
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, RenameFlags, XattrFlags};
+use support::random::Random;
 use support::{SUITES, Sandbox};
 
 const SEQUENCES: u64 = 60;
@@ -20,22 +21,16 @@ const STEPS: usize = 120;
 /// Sizes stay around a few groups of the format, so that edges are met often.
 const MAX_OFFSET: u64 = 900_000;
 
-/// A small generator (xorshift*), so that a failure names the seed that repeats it.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
+/// What operations are about, drawn.
+trait Draw {
     /// An offset, often at or beside a block or group edge.
+    fn offset(&mut self) -> u64;
+    fn name(&mut self) -> PathBuf;
+    fn directory(&mut self) -> PathBuf;
+    fn bytes(&mut self) -> Vec<u8>;
+}
+
+impl Draw for Random {
     fn offset(&mut self) -> u64 {
         let edge = [4096, 32 * 4096, 96 * 4096, 160 * 4096][self.below(4) as usize];
         match self.below(4) {
@@ -395,7 +390,7 @@ fn brief(result: &Result<Vec<u8>, Option<i32>>) -> String {
 fn compare(cipher: &str) {
     let sandbox = Sandbox::mounted(cipher);
     for seed in 1..=SEQUENCES {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = Random::new(seed);
         let name = format!("s{seed}");
         let (plain, mounted) = (sandbox.path("plain").join(&name), sandbox.mnt().join(&name));
         std::fs::create_dir_all(&plain).unwrap();

@@ -16,6 +16,8 @@ mod filesystems;
 mod null;
 mod options;
 mod process;
+#[path = "../../src/cli/bench/random.rs"]
+mod random;
 mod report;
 mod results;
 mod workloads;

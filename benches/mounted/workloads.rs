@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::process::{Result, run};
+use crate::random::Random;
 
 /// One row of the table.
 #[derive(Debug)]
@@ -176,19 +177,13 @@ impl Ground {
     pub fn new(size: u64, files: u32, place: &Path) -> Result<Self> {
         let made = |error: std::io::Error| format!("{}: {error}", place.display());
         let source = place.join("source");
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64; // the same tree in every run
-        let mut random = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut random = Random::new();
         for file in 0..files {
             let dir = source.join(format!("tree/part{:02}/dir{:03}", file / 400, file / 20));
             fs::create_dir_all(&dir).map_err(made)?;
-            let size = (random() % 128) * (random() % 128);
+            let size = (random.next() % 128) * (random.next() % 128);
             let bytes: Vec<u8> = (0..size.div_ceil(8))
-                .flat_map(|_| random().to_le_bytes())
+                .flat_map(|_| random.next().to_le_bytes())
                 .collect();
             fs::write(dir.join(format!("some_file_{file}.txt")), bytes).map_err(made)?;
         }

@@ -2,9 +2,18 @@
 //! For calls that wait for others: the clock on the wall.
 #![allow(dead_code)] // each bench uses a part
 
+#[path = "../../src/cli/bench/clock.rs"]
+mod clock;
+#[allow(unused_imports)] // its tests run with the library
+#[path = "../../src/cli/bench/figures.rs"]
+mod figures;
+#[path = "../../src/cli/bench/random.rs"]
+pub mod random;
+
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use clock::own_time;
+use figures::Figures;
 
 const ROUNDS: usize = 25;
 const ROUND: Duration = Duration::from_millis(4);
@@ -22,7 +31,7 @@ pub fn seconds(mut call: impl FnMut()) -> f64 {
         calls *= 2;
     }
     let rounds = (0..ROUNDS).map(|_| timed(calls).as_secs_f64() / f64::from(calls));
-    median(rounds.collect())
+    median(rounds)
 }
 
 /// How long this took, seconds on the wall.
@@ -32,18 +41,16 @@ pub fn elapsed(work: impl FnOnce()) -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
-/// The one in the middle.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// The one in the middle; at least one figure.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values = values.into_iter();
+    let first = values.next().expect("figures");
+    let mut figures = Figures::of(first);
+    values.for_each(|value| figures.add(value));
+    figures.median()
 }
 
 /// A row of a table in Markdown.
 pub fn row(name: &str, cells: &[String]) {
     println!("| {name} | {} |", cells.join(" | "));
-}
-
-fn own_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, XattrFlags, renameat_with};
 
-use crate::Random;
 use crate::model::{Found, Model, Object, Shape};
+use crate::support::random::Random;
 
 const ATTRIBUTE: &str = "user.kept";
 const MAX_SIZE: usize = 400_000;
@@ -109,11 +109,11 @@ impl Writer {
     }
 
     fn place(&mut self) -> (usize, String) {
-        let name = match self.random.below(7) {
+        let name = match self.random.place(7) {
             0 => "l".repeat(200),
             n => format!("f{n}"),
         };
-        (self.random.below(2), name)
+        (self.random.place(2), name)
     }
 
     /// One operation; the model is ahead of it when it fails.
@@ -122,12 +122,12 @@ impl Writer {
         let (from, to) = (self.path(top, &one), self.path(top, &two));
         let here = self.model.shape.names.get(&one).cloned();
         let there = self.model.shape.names.get(&two).cloned();
-        let drawn = self.random.below(20);
+        let drawn = self.random.place(20);
         self.doing = format!("operation {drawn} on {one:?} ({here:?}), {two:?} ({there:?})");
         match (drawn, here, there) {
             (0..=2, None, _) => self.create(one, &from),
             (3, None, _) => {
-                let target = "t".repeat(1 + self.random.below(200));
+                let target = "t".repeat(1 + self.random.place(200));
                 self.named(
                     |shape| {
                         shape.names.insert(one, Object::Symlink(target.clone()));
@@ -210,7 +210,7 @@ impl Writer {
     }
 
     fn rename_dir(&mut self, top: &Path) -> io::Result<()> {
-        let (which, new) = (self.random.below(2), format!("dir{}", self.model.next));
+        let (which, new) = (self.random.place(2), format!("dir{}", self.model.next));
         self.model.next += 1;
         let old = top.join(&self.model.shape.dirs[which]);
         let path = top.join(&new);
@@ -222,9 +222,9 @@ impl Writer {
             let options = OpenOptions::new().read(true).write(true).clone();
             unopened.insert(options.open(path)?);
         }
-        let what = self.random.below(12);
-        let (offset, length) = (self.random.below(MAX_SIZE), 1 + self.random.below(30_000));
-        let byte = self.random.below(255) as u8;
+        let what = self.random.place(12);
+        let (offset, length) = (self.random.place(MAX_SIZE), 1 + self.random.place(30_000));
+        let byte = self.random.place(255) as u8;
         self.doing += &format!("; change {what} of {id}: {length} at {offset}");
         let state = self.model.files.get_mut(&id).unwrap();
         let file = &self.open[&id];

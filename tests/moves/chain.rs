@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::support::random::Random;
+
 /// The moves from home 0 back to home 0, every ordered pair of different homes once.
 pub fn every_ordered_pair(homes: usize) -> Vec<(usize, usize)> {
     let mut untaken: Vec<Vec<usize>> = (0..homes)
@@ -20,21 +22,18 @@ pub fn every_ordered_pair(homes: usize) -> Vec<(usize, usize)> {
 }
 
 /// Instants that differ from run to run; which they were, the test's output says.
-pub struct Dice(u64);
+pub struct Dice(Random);
 
 impl Dice {
     pub fn new() -> Self {
         let mut seed = [0; 8];
         strongroom::crypto::random_bytes(&mut seed);
-        Self(u64::from_le_bytes(seed) | 1)
+        Self(Random::new(u64::from_le_bytes(seed)))
     }
 
     /// Less than `limit`.
     pub fn below(&mut self, limit: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        limit.mul_f64((self.0 >> 11) as f64 / (1u64 << 53) as f64)
+        limit.mul_f64((self.0.next() >> 11) as f64 / (1u64 << 53) as f64)
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod daemon;
 pub mod image;
+pub mod random;
 pub mod tokens;
 pub mod user;
 

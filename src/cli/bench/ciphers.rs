@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
+use super::clock::own_time;
 use super::stop;
 use crate::cli::args::Cipher;
 use crate::crypto::{GcmSiv, Message, NotAuthentic, Secret, Xts, random_bytes};
@@ -154,10 +153,4 @@ fn rate(
         calls += 1;
     }
     Ok(f64::from(calls) * STREAM as f64 / spent.as_secs_f64() / 1e6)
-}
-
-fn own_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let (seconds, nanoseconds) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
-    Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds)
 }

@@ -4,7 +4,9 @@
 
 mod chart;
 mod ciphers;
+mod clock;
 mod figures;
+mod random;
 mod report;
 mod stop;
 mod temporary;

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::random::Random;
 use super::stop;
 use crate::crypto::random_bytes;
 
@@ -100,13 +101,8 @@ impl Sizes {
 
     /// Offsets of blocks, the same in each run and on each side.
     fn places(&self) -> impl Iterator<Item = u64> {
-        let (blocks, mut state) = (self.blocks, 0x9e37_79b9_7f4a_7c15_u64);
-        let next = move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % blocks * BLOCK as u64
-        };
+        let (blocks, mut random) = (self.blocks, Random::new());
+        let next = move || random.next() % blocks * BLOCK as u64;
         std::iter::repeat_with(next).take(usize::try_from(blocks / 8).unwrap_or(usize::MAX))
     }
 
