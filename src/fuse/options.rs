@@ -24,7 +24,7 @@ pub struct MountOptions {
     pub noatime: bool,
     /// Small writes gather in the kernel's cache; they die with the daemon.
     pub writeback: bool,
-    /// As root: raise the mount's readahead (and with `writeback` its share of dirty pages).
+    /// As root, with `writeback`: let more dirty pages of the mount gather.
     pub tune: bool,
     /// Threads that serve requests; without it, twice the processors and at least 4.
     pub threads: Option<usize>,
