@@ -16,7 +16,7 @@ use crate::volume::sync::locked;
 use crate::volume::{dir, files, xattr};
 
 /// Attributes of an object, as a program sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attr {
     /// st_ino.
     pub id: u64,

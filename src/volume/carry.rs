@@ -6,7 +6,6 @@
 //! carried as they are stored, and no key is.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use crate::volume::sync::locked;
 const TRIES: usize = 8;
 
 /// A node.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CarriedNode {
     /// Its number.
     pub id: u64,
@@ -39,6 +38,8 @@ pub struct CarriedNode {
     pub kind: Kind,
     /// Whether its last name went.
     pub dead: bool,
+    /// Whether the inode number stands for it.
+    pub found: bool,
     /// Attributes as of the last time a name went.
     pub last: Option<Stat>,
     /// Its names: the number of the directory, the stored name.
@@ -48,7 +49,7 @@ pub struct CarriedNode {
 }
 
 /// What another object took the name of.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum CarriedReplaced {
     /// A file: which of those carried.
     File(usize),
@@ -57,7 +58,7 @@ pub enum CarriedReplaced {
 }
 
 /// A file that is open; its descriptor goes beside this.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CarriedFile {
     /// The number of its node.
     pub node: u64,
@@ -178,11 +179,8 @@ impl Carried {
             if node.is_root() || !self.known.insert(node.id()) {
                 continue;
             }
-            let mut names = Vec::new();
-            for location in node.locations() {
-                names.push((location.parent.id(), text(&location.stored)?));
-                waiting.push(location.parent);
-            }
+            let names = names_of(&node)?;
+            waiting.extend(node.locations().into_iter().map(|at| at.parent));
             let replaced = match node.replaced() {
                 Some(Replaced::File(state)) => {
                     Some(CarriedReplaced::File(self.add_file(&node, &state)?))
@@ -190,22 +188,7 @@ impl Carried {
                 Some(Replaced::Symlink(sealed)) => Some(CarriedReplaced::Symlink(sealed)),
                 None => None,
             };
-            let Identity {
-                id,
-                ino,
-                kind,
-                dead,
-                last,
-            } = node.identity();
-            self.nodes.push(CarriedNode {
-                id,
-                ino,
-                kind,
-                dead,
-                last,
-                names,
-                replaced,
-            });
+            self.nodes.push(CarriedNode::of(&node, names, replaced));
         }
         Ok(())
     }
@@ -231,7 +214,53 @@ impl Carried {
     }
 }
 
-fn text(stored: &[u8]) -> Result<String> {
+impl CarriedNode {
+    pub(in crate::volume) fn of(
+        node: &Node,
+        names: Vec<(u64, String)>,
+        replaced: Option<CarriedReplaced>,
+    ) -> Self {
+        let Identity {
+            id,
+            ino,
+            kind,
+            dead,
+            found,
+            last,
+        } = node.identity();
+        Self {
+            id,
+            ino,
+            kind,
+            dead,
+            found,
+            last,
+            names,
+            replaced,
+        }
+    }
+
+    pub(in crate::volume) fn identity(&self) -> Identity {
+        Identity {
+            id: self.id,
+            ino: self.ino,
+            kind: self.kind,
+            dead: self.dead,
+            found: self.found,
+            last: self.last,
+        }
+    }
+}
+
+/// The names of a node, each with its directory's number.
+pub(in crate::volume) fn names_of(node: &Node) -> Result<Vec<(u64, String)>> {
+    let names = node.locations().into_iter();
+    names
+        .map(|at| Ok((at.parent.id(), text(&at.stored)?)))
+        .collect()
+}
+
+pub(in crate::volume) fn text(stored: &[u8]) -> Result<String> {
     String::from_utf8(stored.to_vec())
         .map_err(|_| Error::Damaged("a stored name is no text".to_owned()))
 }
@@ -247,34 +276,12 @@ impl Restored {
     pub fn of(
         volume: &Volume,
         nodes: Vec<CarriedNode>,
-        files: Vec<(CarriedFile, OwnedFd)>,
+        files: Vec<(CarriedFile, Arc<dyn File>)>,
     ) -> Result<Self> {
         let root = volume.root();
-        let mut restored = Self {
-            nodes: HashMap::from([(root.id(), root)]),
-            files: Vec::with_capacity(files.len()),
-        };
-        for carried in &nodes {
-            let node = volume.nodes.again(&Identity {
-                id: carried.id,
-                ino: carried.ino,
-                kind: carried.kind,
-                dead: carried.dead,
-                last: carried.last,
-            })?;
-            restored.nodes.insert(carried.id, node);
-        }
-        for carried in &nodes {
-            let node = restored.node(carried.id)?;
-            for (parent, stored) in &carried.names {
-                let parent = restored.node(*parent)?;
-                parent.dir()?;
-                node.found_at(&parent, stored.as_bytes(), false);
-            }
-        }
+        let mut restored = Self::nodes_of(volume, root, &nodes)?;
         for (file, descriptor) in files {
-            let state = restored.file(volume, file, descriptor)?;
-            restored.files.push(state);
+            restored.add_file(volume, file, descriptor)?;
         }
         for carried in nodes {
             let replaced = match carried.replaced {
@@ -285,6 +292,54 @@ impl Restored {
             restored.node(carried.id)?.keep_replaced(Some(replaced));
         }
         Ok(restored)
+    }
+
+    /// Makes the nodes again.
+    pub(in crate::volume) fn nodes_of(
+        volume: &Volume,
+        root: Arc<Node>,
+        nodes: &[CarriedNode],
+    ) -> Result<Self> {
+        let mut restored = Self {
+            nodes: HashMap::from([(root.id(), root)]),
+            files: Vec::new(),
+        };
+        for carried in nodes {
+            let node = volume.nodes.again(&carried.identity())?;
+            restored.nodes.insert(carried.id, node);
+        }
+        for carried in nodes {
+            let node = restored.node(carried.id)?;
+            for (parent, stored) in &carried.names {
+                let parent = restored.node(*parent)?;
+                parent.dir()?;
+                node.found_at(&parent, stored.as_bytes(), false);
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Gives nodes the symlinks back whose names other objects took.
+    pub(in crate::volume) fn replaced_symlinks(&self, nodes: &[CarriedNode]) -> Result<()> {
+        for carried in nodes {
+            if let Some(CarriedReplaced::Symlink(sealed)) = &carried.replaced {
+                let replaced = Replaced::Symlink(sealed.clone());
+                self.node(carried.id)?.keep_replaced(Some(replaced));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the state of a file again from its descriptor.
+    pub(in crate::volume) fn add_file(
+        &mut self,
+        volume: &Volume,
+        file: CarriedFile,
+        descriptor: Arc<dyn File>,
+    ) -> Result<()> {
+        let state = self.file(volume, file, descriptor)?;
+        self.files.push(state);
+        Ok(())
     }
 
     /// The node of a number.
@@ -307,10 +362,9 @@ impl Restored {
         &self,
         volume: &Volume,
         carried: CarriedFile,
-        descriptor: OwnedFd,
+        backing: Arc<dyn File>,
     ) -> Result<Arc<FileState>> {
         let node = self.node(carried.node)?;
-        let backing = volume.env.store.file_of(descriptor)?;
         if backing.stat()?.ino != node.ino() {
             return Err(Error::errno(libc::ESTALE));
         }

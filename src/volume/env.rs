@@ -2,7 +2,7 @@
 //! that a sync failed and was not repaired, and for the keys, which go when the volume locks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use crate::format::ids::VolumeId;
 use crate::format::suite::Suite;
@@ -11,6 +11,9 @@ use crate::store::{Dir, Store};
 use crate::volume::error::{Error, Result};
 use crate::volume::keyring::KeyRing;
 use crate::volume::sync::{reading, writing};
+
+/// Who is told why another process must not take what is on the store for whole.
+type Told = Box<dyn Fn(&str) + Send + Sync>;
 
 /// An open volume's surroundings.
 pub(crate) struct Env {
@@ -38,6 +41,8 @@ pub(crate) struct Env {
     pub(crate) epochs: Epochs,
     /// A sync failed and was not repaired yet by a later one, or a file could not be settled: no clean mark.
     unclean: AtomicBool,
+    /// Told once something of that kind happened.
+    distrusted: OnceLock<Told>,
     /// Every file in doubt was settled: a clean end empties the list of unclean epochs.
     all_settled: AtomicBool,
 }
@@ -71,6 +76,7 @@ impl Env {
             ring,
             epochs,
             unclean,
+            distrusted: OnceLock::new(),
             all_settled: AtomicBool::new(false),
         }
     }
@@ -90,6 +96,19 @@ impl Env {
     /// Notes that this mount must not end clean.
     pub(crate) fn mark_unclean(&self) {
         self.unclean.store(true, Ordering::Relaxed);
+        self.distrust("something could not be made durable or settled");
+    }
+
+    /// Has this told, once, why what is on the store must not be taken for whole by another process.
+    pub(crate) fn when_distrusted(&self, told: Told) {
+        let _ = self.distrusted.set(told);
+    }
+
+    /// Something failed of which only this process knows.
+    pub(crate) fn distrust(&self, why: &str) {
+        if let Some(told) = self.distrusted.get() {
+            told(why);
+        }
     }
 
     /// Notes that every file in doubt was settled, durably.

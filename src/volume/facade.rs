@@ -1,7 +1,7 @@
 //! The volume as its callers see it: each method is one call of a module beside this one. Holds what those share; knows
 //! nothing of FUSE.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::format::names::{MAX_NAME, root_dir_id};
@@ -19,6 +19,7 @@ use crate::volume::key_loss::KeyLoss;
 use crate::volume::key_watch::{KeyWatch, Watching};
 use crate::volume::listing::{self, DirEntry, Logged};
 use crate::volume::lock_down::LockDown;
+use crate::volume::log::Log;
 use crate::volume::make::{self, Caller};
 use crate::volume::master::Master;
 use crate::volume::node::{Node, NodeTable};
@@ -49,6 +50,8 @@ pub struct Volume {
     pub(crate) housekeeping: Housekeeping,
     pub(in crate::volume) key_watch: Mutex<Option<Watching>>,
     pub(crate) closer: Mutex<Option<Box<dyn Closer>>>,
+    /// What another process shall find if this one dies.
+    pub(crate) log: OnceLock<Arc<Log>>,
 }
 
 /// What closes a volume after everything in it was settled.
@@ -99,6 +102,7 @@ impl Volume {
             housekeeping: Housekeeping::default(),
             key_watch: Mutex::default(),
             closer: Mutex::new(Some(closer)),
+            log: OnceLock::new(),
             env,
         });
         if !volume.env.read_only {
@@ -388,6 +392,11 @@ impl Volume {
     pub fn remove_xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<()> {
         self.require_unlocked()?;
         xattr::remove(self, node, name)
+    }
+
+    /// A regular file of the store by a descriptor that another process had open.
+    pub fn file_of(&self, descriptor: std::os::fd::OwnedFd) -> Result<Arc<dyn File>> {
+        Ok(self.env.store.file_of(descriptor)?)
     }
 
     /// Totals of the file system under the store; `name_max` in bytes of plaintext.

@@ -10,6 +10,7 @@ use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
 use crate::volume::file::body::Place;
 use crate::volume::files::Entry;
+use crate::volume::make;
 use crate::volume::names::{drop_side, put_side};
 use crate::volume::node::{Location, Node, lock_names};
 use crate::volume::spot::{Found, Spot};
@@ -75,6 +76,9 @@ fn link_locked(
         node: Arc::clone(node),
         stat,
     };
+    if volume.intends() {
+        make::intend(volume, spot)?;
+    }
     let announced = announce(volume, &found, via, spot.place(), true)?;
     let linked = put_side(&spot.dir, &spot.name).and_then(|()| {
         let _one = locked(&node.opening);

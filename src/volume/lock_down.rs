@@ -42,6 +42,7 @@ impl Volume {
 
     /// Locks it for this reason, for good.
     pub(crate) fn lock_down(&self, why: &str) {
+        self.doom("the volume is locked, since its master key was lost");
         if self.lockdown.on.swap(true, Ordering::AcqRel) {
             return;
         }

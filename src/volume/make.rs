@@ -6,10 +6,12 @@ use crate::format::dir_file::place_tag;
 use crate::format::names::{DIR_FILE, child_dir_id, random_tmp};
 use crate::store::{Dir, Kind, Stat};
 use crate::volume::attr::{self, Attr};
+use crate::volume::carry::text;
 use crate::volume::dir_id::{is_marked, random_id, write_dir_file};
 use crate::volume::error::{Error, Result};
 use crate::volume::files;
 use crate::volume::handle::{OpenFile, OpenFlags};
+use crate::volume::log::Intent;
 use crate::volume::names::drop_side;
 use crate::volume::node::{Inherit, Node};
 
@@ -153,6 +155,9 @@ fn make_with<T, U>(
     begin: impl FnOnce(&Arc<Node>, T) -> U,
 ) -> Result<(Arc<Node>, Attr, U)> {
     let _names = spot.lock()?;
+    if volume.intends() {
+        intend(volume, spot)?;
+    }
     spot.prepare()?;
     let made = call(&spot.dir, spot.entry()).and_then(|(stat, brought)| {
         let given = give(volume, spot, &stat, wanted).inspect_err(|_| {
@@ -168,6 +173,19 @@ fn make_with<T, U>(
     let attr = attr::of_stat(volume, &found.node, &stat);
     let begun = begin(&found.node, brought);
     Ok((found.node, attr, begun))
+}
+
+/// Before an entry is made that is to be taken back if this process dies before it said so: EEXIST if there is one.
+pub(crate) fn intend(volume: &Volume, spot: &Spot) -> Result<()> {
+    if spot.stat()?.is_some() {
+        return Err(Error::errno(libc::EEXIST));
+    }
+    volume.intend(|| {
+        Ok(Intent::Make {
+            dir: spot.node.id(),
+            stored: text(spot.entry())?,
+        })
+    })
 }
 
 /// Gives a new entry its owner and, after that, the bits that a change of owner would clear. Returns its attributes.

@@ -34,6 +34,7 @@ pub(crate) mod key_loss;
 mod key_watch;
 mod link;
 mod listing;
+mod log;
 mod lookup;
 mod make;
 mod names;
@@ -74,9 +75,12 @@ pub use handle::{Fallocate, OpenFile, OpenFlags, SeekTo};
 pub use key_loss::{CHECK_EVERY, KeyLoss, KeyLossError, parse_duration};
 pub use listing::DirEntry;
 pub use lock_down::LockHook;
+pub use log::{Generation, Keeper, Left, Opened, Rebuilt};
 pub use make::Caller;
 pub use node::{Node, NodeTable, Privileges};
-pub use open::{InPlace, Info, OpenOptions, Predecessor, info, info_anyway, open, open_after};
+pub use open::{
+    InPlace, Info, OpenOptions, Predecessor, info, info_anyway, open, open_after, open_again,
+};
 pub use pin::{pinned_modules, volumes_under};
 pub use rekey::Target;
 pub use rekey_data::{RefusedFile, RekeyData, RekeyDataProgress};

@@ -20,6 +20,7 @@ use crate::volume::file::FileState;
 use crate::volume::sync::locked;
 
 pub(in crate::volume) mod carry;
+mod changes;
 mod dir_part;
 mod names;
 mod numbers;
@@ -35,7 +36,7 @@ pub use table::NodeTable;
 use names::Memory;
 
 /// The number of the root, as FUSE has it.
-const ROOT: u64 = 1;
+pub(in crate::volume) const ROOT: u64 = 1;
 
 /// One object of the volume known to this mount. Kept alive by whoever holds it; forgotten when dropped.
 pub struct Node {
@@ -148,6 +149,7 @@ impl Node {
             let mut memory = locked(&self.memory);
             memory.change(|rare| std::mem::replace(&mut rare.replaced, replaced))
         };
+        self.changed();
         drop(before); // closes it, with no lock held
     }
 
@@ -166,7 +168,11 @@ impl Node {
     /// Notes a name. `alone`: the object has no other (a directory, or one link).
     pub(crate) fn found_at(&self, parent: &Arc<Node>, stored: &[u8], alone: bool) {
         let mut memory = locked(&self.memory);
-        if memory.first_name(parent, stored) || memory.is_at(parent, stored, alone) {
+        if memory.first_name(parent, stored) {
+            drop(memory);
+            return self.changed();
+        }
+        if memory.is_at(parent, stored, alone) {
             return;
         }
         let gone = memory.change(|rare| {
@@ -181,6 +187,7 @@ impl Node {
             gone
         });
         drop(memory);
+        self.changed();
         drop(gone);
     }
 
@@ -192,6 +199,7 @@ impl Node {
             rare.keep(|known| !known.is(parent, stored))
         });
         drop(memory);
+        self.changed();
         drop(gone);
     }
 
@@ -215,6 +223,8 @@ impl Node {
         if memory.holds > 0 && memory.held.is_none() {
             memory.held = Some(Arc::clone(self));
         }
+        drop(memory);
+        self.changed();
     }
 
     /// Takes back so many holds. One that was held more often than can be counted stays.
@@ -230,6 +240,7 @@ impl Node {
                 _ => None,
             }
         };
+        self.changed();
         drop(released);
     }
 

@@ -100,8 +100,20 @@ pub fn open_after(
     open_from(store, providers, options, &Start::After(predecessor))
 }
 
+/// Opens a volume again whose process died, by the lock that was kept: a new epoch begins, as after any other death, but nobody
+/// else came in between.
+pub fn open_again(
+    store: Arc<dyn Store>,
+    providers: Providers,
+    options: &OpenOptions,
+    lock: Arc<dyn File>,
+) -> Result<Arc<Volume>> {
+    open_from(store, providers, options, &Start::Again(lock))
+}
+
 enum Start {
     Fresh,
+    Again(Arc<dyn File>),
     After(Predecessor),
 }
 
@@ -110,6 +122,11 @@ impl Start {
         match self {
             _ if options.read_only => VolumeLock::shared(root),
             Self::Fresh => VolumeLock::exclusive(root, &options.host, options.take_over).map(Some),
+            Self::Again(lock) => {
+                let mut lock = VolumeLock::inherited_in(root, Arc::clone(lock))?;
+                lock.record(&options.host)?;
+                Ok(Some(lock))
+            }
             Self::After(Predecessor { lock, .. }) => match lock {
                 Some(lock) => VolumeLock::inherited_in(root, Arc::clone(lock)).map(Some),
                 None => Err(Error::InUse(
@@ -140,7 +157,7 @@ fn open_from(
     let accepted = accept(options, &file, &keys, &key, &mount)?;
     let modules = accepted.modules;
     let ring = KeyRing::of(&file, providers, &at_hand)?;
-    let fresh = matches!(start, Start::Fresh);
+    let fresh = matches!(start, Start::Fresh | Start::Again(_));
     let (epochs, mount) = if fresh || options.read_only {
         next_epoch(options, mount, accepted.epoch)
     } else {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use crate::store::{Kind, RenameMode};
 use crate::volume::binding::{Announced, announce};
+use crate::volume::carry::text;
 use crate::volume::dir_id;
 use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
 use crate::volume::files;
 use crate::volume::listing::contents;
+use crate::volume::log::{Intent, Moved};
 use crate::volume::names::{drop_side, put_side};
 use crate::volume::node::{Node, lock_names};
 use crate::volume::spot::{Found, Spot, rename_to_free};
@@ -109,6 +111,7 @@ impl Rename<'_> {
             _ => self.require_possible(mode)?,
         }
         let exchange = mode == RenameMode::Exchange;
+        self.volume.intend(|| self.intent(exchange))?;
         let forth = self.prepare(self.from, &self.moved, self.to)?;
         let back = match &self.target {
             Some(target) if exchange => self.prepare(self.to, target, self.from),
@@ -140,6 +143,19 @@ impl Rename<'_> {
         self.arrived(forth, &self.moved, self.from, self.to)?;
         drop_side(&self.from.dir, self.from.entry());
         Ok(())
+    }
+
+    fn intent(&self, exchange: bool) -> Result<Intent> {
+        let at = |spot: &Spot| Ok::<_, Error>((spot.node.id(), text(spot.entry())?));
+        let target = self.target.as_ref();
+        Ok(Intent::Move(Box::new(Moved {
+            from: at(self.from)?,
+            to: at(self.to)?,
+            exchange,
+            node: self.moved.node.id(),
+            stat: self.moved.stat,
+            target: target.map(|target| (target.node.id(), target.stat)),
+        })))
     }
 
     /// What POSIX refuses, before anything is written.

@@ -300,6 +300,7 @@ impl Run<'_> {
         match settler.env.store.sync() {
             Ok(()) => lock(&settler.moved).synced(count),
             Err(error) => {
+                settler.env.distrust("a sync of the store failed");
                 let files = settler.lock_files();
                 files.values().for_each(|state| state.distrust_store());
                 drop(files);

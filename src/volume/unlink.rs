@@ -4,12 +4,14 @@ use std::io;
 use std::sync::Arc;
 
 use crate::broken::{Rule, broken};
-use crate::format::names::{DIR_FILE, is_gone_marker, random_tmp};
+use crate::format::names::{DIR_FILE, EntryClass, classify, is_gone_marker, random_tmp};
 use crate::store::{Dir, Kind, RenameMode, Stat};
 use crate::volume::access::with_owner_bits;
+use crate::volume::carry::text;
 use crate::volume::dir_id::mark;
 use crate::volume::error::{Error, Result};
 use crate::volume::listing::{Contents, contents};
+use crate::volume::log::{Gone, Intent};
 use crate::volume::names::drop_side;
 use crate::volume::node::{Going, Node, lock_names};
 
@@ -23,16 +25,30 @@ const TRIES: usize = 64;
 /// Removes a name of a file, symlink or special file. EISDIR for a directory.
 pub(crate) fn unlink(volume: &Volume, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
     volume.require_writable()?;
-    let spot = Spot::new(volume, parent, name)?;
+    unlink_at(volume, &Spot::new(volume, parent, name)?)
+}
+
+/// As `unlink`, by the stored name.
+pub(crate) fn unlink_at(volume: &Volume, spot: &Spot) -> Result<()> {
     let _names = spot.lock()?;
     let mut found = spot.find_locked(volume)?;
     if found.stat.kind == Kind::Dir {
         return Err(Error::errno(libc::EISDIR));
     }
-    take_name(volume, &spot, &mut found, || spot.dir.remove(spot.entry()))?;
+    volume.intend(|| going_from(spot, &found))?;
+    take_name(volume, spot, &mut found, || spot.dir.remove(spot.entry()))?;
     drop_side(&spot.dir, spot.entry());
-    removed(volume, &spot, &found);
+    removed(volume, spot, &found);
     Ok(())
+}
+
+fn going_from(spot: &Spot, found: &Found) -> Result<Intent> {
+    Ok(Intent::Remove(Gone {
+        dir: spot.node.id(),
+        stored: text(spot.entry())?,
+        node: found.node.id(),
+        stat: found.stat,
+    }))
 }
 
 /// Runs `work`, which takes a name from the object, with the number of its links as of then in `found`: two names of one
@@ -98,7 +114,11 @@ pub(crate) fn removed(volume: &Volume, spot: &Spot, found: &Found) {
 /// Removes an empty directory. ENOTDIR for anything else, ENOTEMPTY if it holds an entry.
 pub(crate) fn remove_dir(volume: &Volume, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
     volume.require_writable()?;
-    let spot = Spot::new(volume, parent, name)?;
+    remove_dir_at(volume, &Spot::new(volume, parent, name)?)
+}
+
+/// As `remove_dir`, by the stored name.
+pub(crate) fn remove_dir_at(volume: &Volume, spot: &Spot) -> Result<()> {
     for _ in 0..TRIES {
         let mut found = spot.find(volume)?;
         let node = Arc::clone(&found.node);
@@ -110,14 +130,15 @@ pub(crate) fn remove_dir(volume: &Volume, parent: &Arc<Node>, name: &[u8]) -> Re
         if found.stat.kind != Kind::Dir {
             return Err(Error::errno(libc::ENOTDIR));
         }
+        volume.intend(|| going_from(spot, &found))?;
         let going = volume.nodes.going(&node);
         match spot.dir.remove_dir(spot.entry()) {
-            Err(error) if is_not_empty(&error) => hide(&spot)?.purge(),
+            Err(error) if is_not_empty(&error) => hide(spot)?.purge(),
             done => done?,
         }
         going.gone();
         drop_side(&spot.dir, spot.entry());
-        removed(volume, &spot, &found);
+        removed(volume, spot, &found);
         return Ok(());
     }
     Err(Error::errno(libc::ESTALE))
@@ -235,6 +256,30 @@ fn remove_hidden(parent: &Arc<dyn Dir>, name: &[u8], levels: usize) -> Result<()
         files.iter().try_for_each(|file| child.remove(&file.name))
     })?;
     Ok(parent.remove_dir(name)?)
+}
+
+/// Removes the directories that stand hidden in this one, of removals that were cut off after they took the name.
+pub(crate) fn purge_hidden(dir: &Arc<dyn Dir>) -> Result<()> {
+    let mut hidden = Vec::new();
+    let mut position = 0;
+    loop {
+        let batch = dir.entries(position)?;
+        let Some(last) = batch.last() else { break };
+        position = last.next;
+        hidden.extend(batch.into_iter().filter(|entry| {
+            classify(&entry.name) == EntryClass::Internal && entry.kind == Some(Kind::Dir)
+        }));
+    }
+    if hidden.is_empty() {
+        return Ok(());
+    }
+    dir.sync()?; // as in `purge`
+    for entry in hidden {
+        if let Err(error) = remove_hidden(dir, &entry.name, NESTED_MAX) {
+            tracing::warn!("a removed directory stays hidden in the backing directory: {error}");
+        }
+    }
+    Ok(())
 }
 
 fn only_ours(child: &Arc<dyn Dir>) -> Result<Contents> {

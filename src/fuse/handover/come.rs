@@ -143,7 +143,9 @@ impl Handover {
 }
 
 fn restore(adapter: &Adapter, state: State, descriptors: Vec<OwnedFd>) -> Result<(), Error> {
-    let files: Vec<_> = state.files.into_iter().zip(descriptors).collect();
+    let files = state.files.into_iter().zip(descriptors);
+    let files = files.map(|(file, descriptor)| Ok((file, adapter.volume.file_of(descriptor)?)));
+    let files = files.collect::<Result<Vec<_>, Error>>()?;
     let restored = Restored::of(&adapter.volume, state.nodes, files)?;
     for known in state.lookups {
         let node = restored.node(known.node)?;

@@ -311,7 +311,10 @@ impl FileState {
         };
         match synced {
             Ok(()) => self.lock_owed().synced(mark),
-            Err(_) => self.lock_owed().sync_failed(),
+            Err(_) => {
+                self.lock_owed().sync_failed();
+                self.env.distrust("a sync failed");
+            }
         }
         synced
     }

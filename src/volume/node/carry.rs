@@ -17,6 +17,8 @@ pub(in crate::volume) struct Identity {
     pub(in crate::volume) kind: Kind,
     /// Whether its last name went.
     pub(in crate::volume) dead: bool,
+    /// Whether the inode number stands for it: not while its last name is about to go, nor afterwards.
+    pub(in crate::volume) found: bool,
     /// Attributes as of the last time a name went.
     pub(in crate::volume) last: Option<Stat>,
 }
@@ -24,12 +26,14 @@ pub(in crate::volume) struct Identity {
 impl Node {
     pub(in crate::volume) fn identity(&self) -> Identity {
         let ino = self.ino(); // looks into the memory, too
+        let found = self.is_found();
         let memory = locked(&self.memory);
         Identity {
             id: self.id,
             ino,
             kind: self.kind,
             dead: memory.dead,
+            found,
             last: memory.rare().and_then(|rare| rare.last),
         }
     }

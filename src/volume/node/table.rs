@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use super::carry::Identity;
 use super::names::Memory;
@@ -19,16 +19,18 @@ const MADE_UP: u64 = 1 << 63;
 /// All living nodes of a mount.
 pub struct NodeTable {
     device: u64,
-    known: RwLock<Known>,
+    pub(super) known: RwLock<Known>,
     /// How many nodes came to their end.
     forgotten: AtomicU64,
+    /// Numbers of nodes that changed, where that is watched.
+    pub(super) changed: OnceLock<Mutex<Vec<u64>>>,
 }
 
 /// Invariant: an inode number stands for the node in `others`, or, where that has none, for the one whose own number it is, if that
 /// is found by it (`by_ino::ID`).
 #[derive(Default)]
-struct Known {
-    by_id: Numbers,
+pub(super) struct Known {
+    pub(super) by_id: Numbers,
     /// By inode number: nodes whose own number is another, with that.
     others: HashMap<u64, (Weak<Node>, u64)>,
     made_up: u64,
@@ -51,6 +53,7 @@ impl NodeTable {
             device: root.dev,
             known: RwLock::default(),
             forgotten: AtomicU64::new(0),
+            changed: OnceLock::new(),
         });
         let node = Arc::new(table.node(ROOT, root.kind));
         if let Some(dir) = &node.dir {
@@ -109,12 +112,14 @@ impl NodeTable {
     pub(crate) fn bury(&self, node: &Arc<Node>) {
         locked(&node.memory).dead = true;
         writing(&self.known).leave(node);
+        self.note(node.id);
     }
 
     /// Takes a node out whose last name is about to go: as soon as that is gone the store may give its inode number to
     /// another object. The node comes back when this is dropped, unless the name went.
     pub(crate) fn going<'a>(&'a self, node: &'a Arc<Node>) -> Going<'a> {
         writing(&self.known).leave(node);
+        self.note(node.id);
         Going {
             table: self,
             node,
@@ -123,7 +128,7 @@ impl NodeTable {
     }
 
     /// The last name of a node that was taken out did not go.
-    fn stays(&self, node: &Arc<Node>) {
+    pub(super) fn stays(&self, node: &Arc<Node>) {
         let ino = node.ino();
         let mut known = writing(&self.known);
         let at = known.at_ino(ino);
@@ -136,6 +141,7 @@ impl NodeTable {
         if taken {
             locked(&node.memory).dead = true;
         }
+        self.note(node.id);
     }
 
     fn of_inode(self: &Arc<Self>, stat: &Stat) -> Arc<Node> {
@@ -161,6 +167,7 @@ impl NodeTable {
         drop(known);
         if let AtIno::Living(other) = at {
             locked(&other.memory).dead = true;
+            self.note(other.id);
         }
         node
     }
@@ -191,16 +198,16 @@ impl NodeTable {
             drop(known); // before the node, whose end takes it
             return taken(&format!("the number {id}"));
         }
-        if !identity.dead && matches!(at, AtIno::Living(_)) {
+        if identity.found && matches!(at, AtIno::Living(_)) {
             drop(known);
             return taken(&format!("the inode {ino}"));
         }
         if id & MADE_UP != 0 {
             known.made_up = known.made_up.max(id & !MADE_UP);
         }
-        match identity.dead {
-            true => known.enter_dead(&node, ino),
-            false => known.enter(&node, ino),
+        match identity.found {
+            true => known.enter(&node, ino),
+            false => known.enter_dead(&node, ino),
         }
         drop(known);
         Ok(node)
@@ -212,6 +219,7 @@ impl NodeTable {
         let before = known.at_ino(ino);
         known.enter(node, ino);
         drop(known);
+        self.note(node.id);
         // A number that was free until just now stands for nothing that lives.
         debug_assert!(!matches!(before, AtIno::Living(_)));
     }
@@ -232,6 +240,8 @@ impl NodeTable {
                 known.others.shrink_to_fit();
             }
         }
+        drop(known);
+        self.note(node.id);
     }
 
     /// How many nodes were forgotten so far.

@@ -12,14 +12,14 @@ use crate::volume::carry::{Carried, CarriedFile, CarriedNode, Restored};
 use crate::volume::{OpenFile, SetAttr, Volume};
 
 /// A file held open, which object of the model it is, and its number.
-struct Held {
-    file: OpenFile,
-    object: usize,
-    id: u64,
+pub(super) struct Held {
+    pub(super) file: OpenFile,
+    pub(super) object: usize,
+    pub(super) id: u64,
 }
 
 /// Opens one of the model's files.
-fn hold(rng: &mut Rng, volume: &Volume, model: &Model) -> Option<Held> {
+pub(super) fn hold(rng: &mut Rng, volume: &Volume, model: &Model) -> Option<Held> {
     let dirs = model.dirs();
     let (dir, path) = &dirs[rng.below(dirs.len())];
     let entries: Vec<_> = model.entries(*dir).iter().collect();
@@ -36,7 +36,7 @@ fn hold(rng: &mut Rng, volume: &Volume, model: &Model) -> Option<Held> {
 }
 
 /// Writes through a held file, which may have no name any more.
-fn write(rng: &mut Rng, volume: &Volume, model: &mut Model, held: &Held) {
+pub(super) fn write(rng: &mut Rng, volume: &Volume, model: &mut Model, held: &Held) {
     let Body::File(content) = &mut model.objects[held.object].body else {
         panic!("not a file");
     };
@@ -49,7 +49,7 @@ fn write(rng: &mut Rng, volume: &Volume, model: &mut Model, held: &Held) {
     volume.write(&held.file, offset as u64, &data).unwrap();
 }
 
-fn compare_held(volume: &Volume, model: &Model, held: &Held) {
+pub(super) fn compare_held(volume: &Volume, model: &Model, held: &Held) {
     let object = &model.objects[held.object];
     let Body::File(content) = &object.body else {
         panic!("not a file");
@@ -84,7 +84,9 @@ fn gone_on(
     let files: Vec<CarriedFile> = by_text(&carried.files);
     let descriptors = carried.descriptors.iter().map(|file| {
         let descriptor = file.descriptor().unwrap();
-        descriptor.try_clone_to_owned().unwrap()
+        store
+            .file_of(descriptor.try_clone_to_owned().unwrap())
+            .unwrap()
     });
     volume.leave();
     let next = bench.open_on(Arc::clone(store));

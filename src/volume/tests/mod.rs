@@ -4,6 +4,7 @@ mod carry;
 mod copy;
 mod faults;
 mod key_loss;
+mod log;
 mod model;
 mod names;
 mod power;
