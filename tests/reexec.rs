@@ -1,6 +1,10 @@
 //! `strongroom reexec`: a mount that goes from one process to another while programs use it. Each sees a pause, and nothing else.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
+#[path = "support/exerciser.rs"]
+mod exerciser;
+#[path = "support/held.rs"]
+mod held;
 #[path = "support/lives.rs"]
 mod lives;
 mod support;

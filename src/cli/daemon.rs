@@ -23,22 +23,9 @@ const LOG_LIMIT: u64 = 10 << 20;
 /// Starts the daemon of a mount; returns when the mount answers, or with the daemon's own code and sentence.
 pub(super) fn start(global: &Global, args: &MountArgs, secrets: Secrets) -> anyhow::Result<Code> {
     let (ready, ready_there) = pipe()?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("strongroom");
-    if let Ok(keystore) = places::keystore(global) {
-        command.arg("--keystore").arg(absolute(&keystore)?);
-    }
-    let pipes = hand_over(secrets, &mut command)?;
-    for module in &global.token.module {
-        command.arg("--module").arg(module);
-    }
-    for init in &global.token.module_init {
-        command.arg("--module-init").arg(init);
-    }
-    command
-        .args(["mount", "--foreground", "--ready-fd"])
-        .arg(ready_there.as_raw_fd().to_string());
-    pass_on(args, &mut command);
+    let descriptor = ("--ready-fd", &ready_there);
+    let (mut command, pipes) = itself(global, args, &secrets, descriptor)?;
+    drop(secrets);
     let log = places::state_dir()?.join("mount.log");
     command
         .stdin(Stdio::null())
@@ -71,6 +58,34 @@ pub(super) fn start(global: &Global, args: &MountArgs, secrets: Secrets) -> anyh
     Err(failure(code.unwrap_or(Code::Mount), sentence))
 }
 
+/// This program again, to mount, with the secrets in pipes that are to be dropped when it runs; `descriptor`, which must be
+/// open in it, under this flag.
+pub(super) fn itself(
+    global: &Global,
+    args: &MountArgs,
+    secrets: &Secrets,
+    descriptor: (&str, &OwnedFd),
+) -> anyhow::Result<(Command, Vec<OwnedFd>)> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("strongroom");
+    if let Ok(keystore) = places::keystore(global) {
+        command.arg("--keystore").arg(absolute(&keystore)?);
+    }
+    let pipes = hand_over(secrets, &mut command)?;
+    for module in &global.token.module {
+        command.arg("--module").arg(module);
+    }
+    for init in &global.token.module_init {
+        command.arg("--module-init").arg(init);
+    }
+    let (flag, descriptor) = descriptor;
+    command
+        .args(["mount", "--foreground", flag])
+        .arg(descriptor.as_raw_fd().to_string());
+    pass_on(args, &mut command);
+    Ok((command, pipes))
+}
+
 /// In the daemon: leaves the terminal, serves, and tells the parent once how that began.
 pub(super) fn report(
     ready_fd: i32,
@@ -101,7 +116,7 @@ pub(super) fn report(
 }
 
 /// Puts each secret into a pipe whose reading end the daemon inherits.
-fn hand_over(secrets: Secrets, command: &mut Command) -> anyhow::Result<Vec<OwnedFd>> {
+fn hand_over(secrets: &Secrets, command: &mut Command) -> anyhow::Result<Vec<OwnedFd>> {
     let mut pipes = Vec::new();
     let mut passphrase = false;
     for secret in &secrets.unlocks {

@@ -25,6 +25,7 @@ mod rekey;
 mod rekey_data;
 mod rotate;
 mod secrets;
+mod supervisor;
 mod target;
 mod text;
 mod token_choice;

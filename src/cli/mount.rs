@@ -13,9 +13,10 @@ use super::args::{Global, MountArgs};
 use super::exit::{self, Code, failure};
 use super::opening::{How, Open};
 use super::providers::{self, Known, OpenTokens, Opened};
-use super::{daemon, mounts, opening, target};
+use super::{daemon, mounts, opening, supervisor, target};
 use crate::fuse::control::{Client, Control, Subject};
-use crate::fuse::{self, Coming, Handover, MountOptions, ServeError};
+use crate::fuse::supervise::{self, Supervised};
+use crate::fuse::{self, Coming, Handover, MountOptions, Origin, ServeError};
 use crate::volume::Volume;
 
 /// How long `umount` waits for the daemon to settle what was written.
@@ -28,11 +29,23 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Runs the command.
 pub(super) fn mount(global: &Global, args: &MountArgs) -> anyhow::Result<Code> {
     let options = options(args)?;
+    if options.supervise
+        && let Some(why) = supervise::unsupported(&options)
+    {
+        return Err(failure(Code::Usage, why));
+    }
+    if let Some(number) = args.worker_fd {
+        return supervisor::work(number, |supervised| {
+            serve_for(global, args, &options, supervised)
+        });
+    }
+    let run = |ready: Box<dyn FnOnce() + Send>| match options.supervise {
+        true => supervisor::run(global, args, &options, ready),
+        false => serve(global, args, &options, ready),
+    };
     match args.ready_fd {
-        Some(number) => Ok(daemon::report(number, |ready| {
-            serve(global, args, &options, ready)
-        })),
-        None if args.foreground => serve(global, args, &options, || {}).map(|()| Code::Ok),
+        Some(number) => Ok(daemon::report(number, run)),
+        None if args.foreground => run(Box::new(|| {})).map(|()| Code::Ok),
         None => {
             fuse::suitable_mountpoint(&args.mountpoint, &options.vault)?; // before anything is asked
             let secrets = providers::gather(global, &Known::of(&options.vault)?, &args.trust)?;
@@ -88,7 +101,14 @@ fn serve(
     };
     // The daemon holds no directory but its own.
     std::env::set_current_dir("/")?;
-    let served = fuse::serve(volume.clone(), &mountpoint, options, &handover, None, ready);
+    let served = fuse::serve(
+        volume.clone(),
+        &mountpoint,
+        options,
+        &handover,
+        Origin::New,
+        ready,
+    );
     end(&volume, control, served)
 }
 
@@ -130,7 +150,7 @@ fn succeed(
         &args.mountpoint,
         options,
         &handover,
-        Some(coming),
+        Origin::Process(Some(Box::new(coming))),
         || {
             came = true;
             if let Err(error) = control.start() {
@@ -142,6 +162,51 @@ fn succeed(
     if !came {
         volume.leave(); // the other process has it
     }
+    end(&volume, control, served)
+}
+
+/// Mounts and serves as the worker of a supervisor, or goes on after one that died.
+fn serve_for(
+    global: &Global,
+    args: &MountArgs,
+    options: &MountOptions,
+    supervised: &mut Supervised,
+) -> anyhow::Result<()> {
+    let known = Known::of(&options.vault)?;
+    let secrets = providers::gather(global, &known, &args.trust)?;
+    let opened = providers::open(global, &known, &secrets, &args.trust)?;
+    drop(secrets);
+    let mountpoint = &args.mountpoint;
+    let socket = mounts::socket_of(&known.info.volume, false, mountpoint)?;
+    let how = How::mounted(options);
+    let Open { volume, tokens } =
+        opening::supervised(&options.vault, opened, &args.trust, &how, supervised)?;
+    let mut subject = subject(&volume, tokens, args, options, mountpoint);
+    subject.handover = Handover::supervised();
+    let handover = Arc::clone(&subject.handover);
+    let listening = supervised.listener();
+    let begun = match listening {
+        Some(listener) => Control::over(listener, &socket, subject)
+            .and_then(|mut control| control.start().map(|()| control)),
+        None => Control::listen(&socket, subject).and_then(|control| {
+            supervised.keep_listener(control.descriptor())?;
+            Ok(control)
+        }),
+    };
+    let control = begun.map_err(|error| {
+        let sentence = format!("control socket {}: {error}", socket.display());
+        failure(Code::Mount, sentence)
+    })?;
+    let ready = supervised.to_be_ready();
+    let origin = Origin::Supervisor(supervised);
+    let served = fuse::serve(
+        volume.clone(),
+        mountpoint,
+        options,
+        &handover,
+        origin,
+        ready,
+    );
     end(&volume, control, served)
 }
 

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::{Global, Trust};
+use super::exit::{Code, failure};
 use super::providers::{self, Known, OpenTokens, Opened};
 use super::{mounts, places};
+use crate::fuse::supervise::Supervised;
 use crate::fuse::{Coming, MountOptions};
 use crate::keys::Providers;
 use crate::store::{Host, RealStore, Store};
@@ -95,6 +97,29 @@ pub(super) fn after(
     from(vault, opened, trust, how, |store, providers, options| {
         let before = coming.predecessor(&store)?;
         Ok(volume::open_after(store, providers, options, before)?)
+    })
+}
+
+/// As `with`, in the worker of a supervisor. The store must report what it could not write.
+pub(super) fn supervised(
+    vault: &Path,
+    opened: Opened,
+    trust: &Trust,
+    how: &How,
+    supervised: &Supervised,
+) -> anyhow::Result<Open> {
+    from(vault, opened, trust, how, |store, providers, options| {
+        if !store.traits().syncfs_reports {
+            return Err(failure(
+                Code::Usage,
+                "-o supervise needs a backing file system that reports failed writes of all its files at once (ext4, XFS, \
+                 btrfs)",
+            ));
+        }
+        Ok(match supervised.lock(&store)? {
+            Some(lock) => volume::open_again(store, providers, options, lock)?,
+            None => volume::open(store, providers, options)?,
+        })
     })
 }
 

@@ -12,26 +12,41 @@ use super::args::{Global, MountArgs, Trust};
 use super::exit::{Code, failure};
 use super::providers::{self, Known};
 use super::{daemon, mounts};
+use crate::fuse::MountOptions;
 use crate::fuse::control::Client;
 
 /// Runs the command.
 pub(super) fn reexec(global: &Global, mountpoint: &Path) -> anyhow::Result<Code> {
     let mounted = mounts::mounted_on(mountpoint)?;
     let about = Client::connect(&mounts::socket(&mounted)?)?.info()?;
+    let options = options(&about)?;
+    if is_supervised(&mounted.vault, &options)? {
+        return Err(failure(
+            Code::Busy,
+            "the mount is supervised: it goes to another process by the death of its own alone; unmount and mount again",
+        ));
+    }
     let trust = Trust::default();
     let args = MountArgs {
         foreground: false,
         read_only: mounted.read_only,
         allow_other: about.get("allow_other") == Some(&Value::Bool(true)),
-        options: options(&about)?,
+        options,
         trust: trust.clone(),
         ready_fd: None,
+        worker_fd: None,
         succeed: true,
         directory: mounted.vault.clone(),
         mountpoint: mounted.mountpoint,
     };
     let secrets = providers::gather(global, &Known::of(&mounted.vault)?, &trust)?;
     daemon::start(global, &args, secrets)
+}
+
+fn is_supervised(vault: &Path, lists: &[String]) -> anyhow::Result<bool> {
+    let mut options = MountOptions::new(vault.to_owned());
+    lists.iter().try_for_each(|list| options.take(list))?;
+    Ok(options.supervise)
 }
 
 /// What the daemon was told with `-o`.

@@ -99,6 +99,7 @@ fn mount_args(args: &UpArgs) -> MountArgs {
         options: Vec::new(),
         trust: Trust::default(),
         ready_fd: None,
+        worker_fd: None,
         succeed: false,
         directory: args.vault.clone(),
         mountpoint: args.mountpoint.clone(),

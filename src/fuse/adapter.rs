@@ -152,7 +152,7 @@ impl Filesystem for Adapter {
             )?;
             Ok(self.made(made)?.1)
         };
-        answer("mknod", reply, make, send_entry);
+        answer("mknod", reply, || self.once(request, make), send_entry);
     }
 
     fn mkdir(
@@ -171,25 +171,17 @@ impl Filesystem for Adapter {
                     .make_dir(&parent, name.as_bytes(), mode & 0o7777, &caller)?,
             )
         };
-        answer("mkdir", reply, make, send_entry);
+        answer("mkdir", reply, || self.once(request, make), send_entry);
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(
-            "unlink",
-            reply,
-            || self.volume.unlink(&self.node(parent)?, name.as_bytes()),
-            send_ok,
-        );
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let remove = || self.volume.unlink(&self.node(parent)?, name.as_bytes());
+        answer("unlink", reply, || self.once(request, remove), send_ok);
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(
-            "rmdir",
-            reply,
-            || self.volume.remove_dir(&self.node(parent)?, name.as_bytes()),
-            send_ok,
-        );
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let remove = || self.volume.remove_dir(&self.node(parent)?, name.as_bytes());
+        answer("rmdir", reply, || self.once(request, remove), send_ok);
     }
 
     fn symlink(
@@ -208,12 +200,12 @@ impl Filesystem for Adapter {
                     .make_symlink(&parent, name.as_bytes(), target, &caller)?,
             )
         };
-        answer("symlink", reply, make, send_entry);
+        answer("symlink", reply, || self.once(request, make), send_entry);
     }
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -232,12 +224,12 @@ impl Filesystem for Adapter {
                 mode,
             )
         };
-        answer("rename", reply, rename, send_ok);
+        answer("rename", reply, || self.once(request, rename), send_ok);
     }
 
     fn link(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         new_parent: INodeNo,
         name: &OsStr,
@@ -250,18 +242,21 @@ impl Filesystem for Adapter {
                 .link(&node, &self.node(new_parent)?, name.as_bytes())?;
             self.named((node, attr))
         };
-        answer("link", reply, link, send_entry);
+        answer("link", reply, || self.once(request, link), send_entry);
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
         let open = || {
             let node = self.inodes.find(number)?;
             let file = self.open_file(&node, flags.0, is_root(request))?;
-            Ok(self.handles.insert(file, node))
+            self.opened(file, node)
         };
-        answer("open", reply, open, |reply, handle| {
-            reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE)
-        });
+        answer(
+            "open",
+            reply,
+            || self.once(request, open),
+            |reply, handle| reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+        );
     }
 
     fn create(
@@ -278,10 +273,15 @@ impl Filesystem for Adapter {
             let (parent, caller) = (self.node(parent)?, caller(request, umask));
             self.create_file(&parent, name, mode & 0o7777, flags, &caller)
         };
-        answer("create", reply, create, |reply, (attr, handle)| {
-            let (attr, keep) = (file_attr(&attr), FopenFlags::FOPEN_KEEP_CACHE);
-            reply.created(&TTL, &attr, GENERATION, handle, keep);
-        });
+        answer(
+            "create",
+            reply,
+            || self.once(request, create),
+            |reply, (attr, handle)| {
+                let (attr, keep) = (file_attr(&attr), FopenFlags::FOPEN_KEEP_CACHE);
+                reply.created(&TTL, &attr, GENERATION, FileHandle(handle), keep);
+            },
+        );
     }
 
     fn read(
@@ -349,6 +349,7 @@ impl Filesystem for Adapter {
     ) {
         let release = || {
             self.handles.release(handle);
+            self.volume.log_closed(handle.0);
             Ok(())
         };
         answer("release", reply, release, send_ok);
@@ -447,7 +448,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -464,7 +465,7 @@ impl Filesystem for Adapter {
                 flags,
             )
         };
-        answer("setxattr", reply, set, send_ok);
+        answer("setxattr", reply, || self.once(request, set), send_ok);
     }
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -487,17 +488,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn removexattr(&self, _: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(
-            "removexattr",
-            reply,
-            || {
-                self.on(number, |node| {
-                    self.volume.remove_xattr(node, name.as_bytes())
-                })
-            },
-            send_ok,
-        );
+    fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let remove = || self.on(number, |node| xattrs::remove(self, node, name.as_bytes()));
+        answer("removexattr", reply, || self.once(request, remove), send_ok);
     }
 
     fn fallocate(

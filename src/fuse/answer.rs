@@ -4,16 +4,40 @@
 //! works for a request is inside the gate until its answer is sent.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock, Weak};
 
 use fuser::Errno;
 
 use super::{errno, gate};
-use crate::volume::Result;
+use crate::volume::{Result, Volume};
 
 /// A reply that can be a refusal.
 pub(super) trait Refuse {
     /// Answers with an errno.
     fn refuse(self, errno: Errno);
+}
+
+/// What is done before each answer, in a process that may die: one process serves one mount.
+struct KeptUp {
+    volume: Weak<Volume>,
+    serves: Box<dyn Fn() + Send + Sync>,
+}
+
+static KEPT_UP: OnceLock<KeptUp> = OnceLock::new();
+
+/// From now on brings a volume's log up to date before each answer, and calls `serves`.
+pub(super) fn keep_up(volume: &Arc<Volume>, serves: Box<dyn Fn() + Send + Sync>) {
+    let volume = Arc::downgrade(volume);
+    let _ = KEPT_UP.set(KeptUp { volume, serves });
+}
+
+fn before_answer() {
+    if let Some(kept) = KEPT_UP.get() {
+        if let Some(volume) = kept.volume.upgrade() {
+            volume.log_changes();
+        }
+        (kept.serves)();
+    }
 }
 
 macro_rules! refuse {
@@ -51,7 +75,9 @@ pub(super) fn answer<R: Refuse, T>(
     let Some(_inside) = gate::enter() else {
         return reply.refuse(Errno::EIO); // to nobody: the kernel sends the request again
     };
-    match caught(call, work) {
+    let done = caught(call, work);
+    before_answer();
+    match done {
         Ok(done) => send(reply, done),
         Err(errno) => reply.refuse(errno),
     }
@@ -67,7 +93,9 @@ pub(super) fn fill<R: Refuse>(
     let Some(_inside) = gate::enter() else {
         return reply.refuse(Errno::EIO);
     };
-    match caught(call, || work(&mut reply)) {
+    let done = caught(call, || work(&mut reply));
+    before_answer();
+    match done {
         Ok(()) => send(reply),
         Err(errno) => reply.refuse(errno),
     }

@@ -24,6 +24,7 @@ mod options;
 mod served;
 mod session;
 mod signals;
+pub mod supervise;
 mod syncs;
 mod xattrs;
 
@@ -31,5 +32,5 @@ pub use handover::{Coming, Handover};
 pub use mounted::{MountedVolume, is_mountpoint, mounted_volumes, vault_of};
 pub use mountpoint::{ServeError, suitable_mountpoint, unmount};
 pub use options::{MountOptions, OptionError};
-pub use session::serve;
+pub use session::{Origin, serve};
 pub use signals::heeding_signals;

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use fuser::{FileHandle, RenameFlags};
+use fuser::RenameFlags;
 
 use super::served::Adapter;
 use crate::store::{Kind, RenameMode};
@@ -33,7 +33,7 @@ impl Adapter {
         mode: u32,
         flags: i32,
         caller: &Caller,
-    ) -> Result<(Attr, FileHandle)> {
+    ) -> Result<(Attr, u64)> {
         let wanted = self::flags(flags, self.agreed.writeback);
         let made = self
             .volume
@@ -41,7 +41,7 @@ impl Adapter {
         match made {
             Ok((node, attr, file)) => {
                 let (node, attr) = self.made((node, attr))?;
-                Ok((attr, self.handles.insert(file, node)))
+                Ok((attr, self.opened(file, node)?))
             }
             Err(error) if is(&error, libc::EEXIST) && flags & libc::O_EXCL == 0 => {
                 self.open_existing(parent, name, flags, caller.uid == 0)
@@ -57,12 +57,12 @@ impl Adapter {
         name: &OsStr,
         flags: i32,
         by_root: bool,
-    ) -> Result<(Attr, FileHandle)> {
+    ) -> Result<(Attr, u64)> {
         let (node, _) = self.volume.lookup(parent, name.as_bytes())?;
         self.inodes.remember(&node);
         let opened = self.open_file(&node, flags, by_root).and_then(|file| {
             let attr = self.volume.attr(&node)?; // after a truncation
-            Ok((attr, self.handles.insert(file, Arc::clone(&node))))
+            Ok((attr, self.opened(file, Arc::clone(&node))?))
         });
         opened.inspect_err(|_| self.inodes.forget(node.id(), 1))
     }

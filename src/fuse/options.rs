@@ -24,6 +24,8 @@ pub struct MountOptions {
     pub noatime: bool,
     /// Small writes gather in the kernel's cache; they die with the daemon.
     pub writeback: bool,
+    /// Another process goes on where the one that serves died.
+    pub supervise: bool,
     /// As root, with `writeback`: let more dirty pages of the mount gather.
     pub tune: bool,
     /// Threads that serve requests; without it, twice the processors and at least 4.
@@ -59,7 +61,7 @@ pub enum OptionError {
 }
 
 const KNOWN: &str = "allow_other, ro, rw, suid, nosuid, dev, nodev, exec, noexec, atime, noatime, relatime, writeback, \
-                     no-tune, max-threads=N, inplace=auto|never|always, on-key-loss=keep|grace=DURATION|lock, key-check=DURATION";
+                     supervise, no-tune, max-threads=N, inplace=auto|never|always, on-key-loss=keep|grace=DURATION|lock, key-check=DURATION";
 /// More threads than this only take memory.
 const MAX_THREADS: usize = 256;
 
@@ -75,6 +77,7 @@ impl MountOptions {
             noexec: false,
             noatime: false,
             writeback: false,
+            supervise: false,
             tune: true,
             threads: None,
             in_place: InPlace::Auto,
@@ -120,6 +123,7 @@ impl MountOptions {
             "noatime" => self.noatime = true,
             "atime" | "relatime" => self.noatime = false,
             "writeback" => self.writeback = true,
+            "supervise" => self.supervise = true,
             "no-tune" => self.tune = false,
             _ => return Err(OptionError::Unknown(name.to_owned())),
         }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use fuser::{FileHandle, Generation, INodeNo};
+use fuser::{FileHandle, Generation, INodeNo, Request};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::handles::Handles;
 use super::inodes::Inodes;
@@ -11,10 +13,13 @@ use super::opened::by_number;
 use super::options::MountOptions;
 use super::syncs::Syncs;
 use super::xattrs;
-use crate::volume::{Attr, Error, Node, Result, SetAttr, Volume};
+use crate::volume::{Attr, Error, Node, OpenFile, Result, SetAttr, Volume};
 
 /// One generation of inode numbers: a number is not given again while the kernel knows it.
 pub(super) const GENERATION: Generation = Generation(0);
+
+/// Set in the number of a request that is sent again (FUSE_UNIQUE_RESEND of linux/fuse.h).
+const AGAIN: u64 = 1 << 63;
 
 /// A volume as fuser serves it.
 pub(super) struct Adapter {
@@ -54,6 +59,24 @@ impl Adapter {
     /// The node of a number; ESTALE for an unknown one.
     pub(super) fn node(&self, number: INodeNo) -> Result<Arc<Node>> {
         self.inodes.find(number)
+    }
+
+    /// Does the work of a request that must not be done twice where another process may get it again.
+    pub(super) fn once<T: Serialize + DeserializeOwned>(
+        &self,
+        request: &Request,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let number = request.unique().0;
+        self.volume.once(number & !AGAIN, number & AGAIN != 0, work)
+    }
+
+    /// Gives an open file a number, which the log knows before the kernel does.
+    pub(super) fn opened(&self, file: OpenFile, node: Arc<Node>) -> Result<u64> {
+        let handle = self.handles.insert(file, node);
+        self.volume
+            .log_opened(handle.0, &self.handles.find(handle)?.file)?;
+        Ok(handle.0)
     }
 
     /// Counts a lookup of a node that is about to be named to the kernel.

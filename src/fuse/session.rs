@@ -20,10 +20,21 @@ use super::mountpoint::{self, ServeError};
 use super::options::MountOptions;
 use super::served::Adapter;
 use super::signals::EndingSignals;
+use super::supervise::Supervised;
 use crate::volume::Volume;
 
+/// Where a mount comes from.
+pub enum Origin<'a> {
+    /// It is made.
+    New,
+    /// It is there, and another process gives it away.
+    Process(Option<Box<Coming>>),
+    /// A supervisor has it made, or go on.
+    Supervisor(&'a mut Supervised),
+}
+
 /// Mounts a volume and serves it until it is unmounted, or goes to another process (`Handover::is_gone`). Calls `ready` once
-/// the mount answers. As root by mount(2), else through fusermount3. `coming`: the mount is there, and comes from another process.
+/// the mount answers. As root by mount(2), else through fusermount3.
 ///
 /// Sets the process's umask to 0 (modes come from the kernel whole) and its limit of open files as high as it may be.
 pub fn serve(
@@ -31,7 +42,7 @@ pub fn serve(
     mountpoint: &Path,
     options: &MountOptions,
     handover: &Handover,
-    coming: Option<Coming>,
+    mut origin: Origin<'_>,
     ready: impl FnOnce() + Send,
 ) -> Result<(), ServeError> {
     rustix::process::umask(Mode::empty());
@@ -40,13 +51,28 @@ pub fn serve(
     let mut config = Config::default();
     config.acl = SessionACL::All; // the kernel holds others off; fuser would refuse the kernel's own requests too
     config.n_threads = Some(options.thread_count());
-    config.clone_fd = mountpoint::can_clone();
-    let (path, (connection, session)) = match coming {
-        Some(coming) => {
+    // What was read through a clone ends with the process that has it.
+    config.clone_fd = mountpoint::can_clone() && !matches!(origin, Origin::Supervisor(_));
+    let (path, (connection, session)) = match &mut origin {
+        Origin::Process(coming) => {
+            let coming = coming.take().ok_or(io::ErrorKind::InvalidInput);
+            let coming = *coming.map_err(io::Error::from)?;
             let come = Handover::come(coming, &volume, options, config)?;
             (mountpoint.to_owned(), come)
         }
-        None => {
+        Origin::Supervisor(supervised) if supervised.has_come() => {
+            let come = supervised.go_on(&volume, options, config)?;
+            (mountpoint.to_owned(), come)
+        }
+        Origin::Supervisor(supervised) => {
+            let path = mountpoint::suitable_mountpoint(mountpoint, &options.vault)?;
+            let (connection, session) = begin(&path, &volume, options, config)?;
+            supervised.begin(&volume, &connection).inspect_err(|_| {
+                let _ = mountpoint::take_off(&path, true);
+            })?;
+            (path, (connection, session))
+        }
+        Origin::New => {
             let path = mountpoint::suitable_mountpoint(mountpoint, &options.vault)?;
             let begun = begin(&path, &volume, options, config)?;
             (path, begun)
@@ -61,6 +87,9 @@ pub fn serve(
     let server = || handover.serve(connection, session);
     let served = run(server, signals.as_ref(), mounted.as_ref(), ready);
     volume.when_locked(None);
+    if let Origin::Supervisor(supervised) = origin {
+        supervised.ended();
+    }
     served
 }
 
@@ -156,7 +185,7 @@ fn unmount(mounted: &Mounted) -> bool {
     true
 }
 
-fn raise_file_limit() {
+pub(super) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,

@@ -29,13 +29,32 @@ pub(super) fn set(
     if create && replace {
         return Err(Error::errno(libc::EINVAL));
     }
-    let done = adapter.volume.set_xattr(node, name, value, create, replace);
+    let volume = &adapter.volume;
+    // Made twice, the second time would find what the first one left.
+    let unconditional = (create || replace)
+        && volume.on_condition(|| match (volume.xattr(node, name), create) {
+            (Ok(_), true) => Err(Error::errno(libc::EEXIST)),
+            (Err(error), true) if is(&error, libc::ENODATA) => Ok(()),
+            (found, _) => found.map(drop),
+        })?;
+    let (create, replace) = (create && !unconditional, replace && !unconditional);
+    let done = volume.set_xattr(node, name, value, create, replace);
     match name {
         CAPABILITY => node.capability().may_be_set(),
         ACCESS_ACL => node.set_id().may_be_set(), // its group entry is the mode's: setgid may count now
         _ => {}
     }
     by_number(node, done)
+}
+
+/// removexattr(2).
+pub(super) fn remove(adapter: &Adapter, node: &Arc<Node>, name: &[u8]) -> Result<()> {
+    let volume = &adapter.volume;
+    let unconditional = volume.on_condition(|| volume.xattr(node, name).map(drop))?;
+    match volume.remove_xattr(node, name) {
+        Err(error) if unconditional && is(&error, libc::ENODATA) => Ok(()),
+        done => done,
+    }
 }
 
 /// getxattr(2). The kernel asks for capabilities before the first write to each file.

@@ -1,12 +1,12 @@
 //! Load that goes through many changes of the process.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::exerciser::exercised;
 use crate::lives::{Life, large_lives, lives, mapped_lives};
-use crate::support::{SUITES, Sandbox, tool};
+use crate::support::{SUITES, Sandbox};
 use crate::{ends_without_a_word, reexec};
 
 /// Changes of the process in each storm: `STRONGROOM_REEXECS`, or enough to find a mistake made today.
@@ -77,33 +77,11 @@ fn files_live_through_changes_with_a_writeback_cache_under_xts() {
     storm(SUITES[1], "writeback");
 }
 
-/// `fsx` compares all that it reads, also by mappings, with what it wrote.
 fn exerciser(suite: &str, options: &str, seed: &str) {
     let sandbox = Sandbox::with_volume(suite);
     sandbox.mount_with(options);
-    let config = sandbox.path("fsx.toml");
-    std::fs::write(
-        &config,
-        "flen = 300000\nnomsyncafterwrite = true\n[opsize]\nmin = 1\nmax = 20000\n[weights]\nclose_open = 0.3\nmapread = 1\n\
-         mapwrite = 1\nread = 1\nwrite = 1\ntruncate = 0.1\nfsync = 0.02\npunch_hole = 0.1\ncopy_file_range = 0.2\n",
-    )
-    .unwrap();
-    let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) || !begun.load(Ordering::Relaxed) {
-                begun.store(true, Ordering::Relaxed);
-                let mut fsx = Command::new("fsx");
-                fsx.args(["-q", "-N", "400", "-S", seed, "-f"]).arg(&config);
-                fsx.arg("-P").arg(sandbox.path(""));
-                tool(
-                    fsx.arg(sandbox.mnt().join("fsx")),
-                    "fsx (cargo install fsx)",
-                );
-            }
-        });
+    exercised(&sandbox, seed, |begun| {
         change(&sandbox, || begun.load(Ordering::Relaxed));
-        over.store(true, Ordering::Relaxed);
     });
     ends_without_a_word(&sandbox);
 }

@@ -32,7 +32,7 @@ pub(in crate::cli) struct Cli {
 }
 
 /// Where the keystore is and what opens it; before or after the command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct Global {
     /// Keystore file [env: STRONGROOM_KEYSTORE] [default: ~/.config/strongroom/keystore]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Keystore")]
@@ -171,7 +171,7 @@ pub(in crate::cli) struct UpArgs {
     pub(in crate::cli) mountpoint: PathBuf,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct MountArgs {
     /// Stay in the foreground, with log lines on stderr
     #[arg(long, short)]
@@ -190,6 +190,9 @@ pub(in crate::cli) struct MountArgs {
     /// Where to say that the mount answers (to our own parent)
     #[arg(long, hide = true, value_name = "N")]
     pub(in crate::cli) ready_fd: Option<i32>,
+    /// Where the supervisor of this process is
+    #[arg(long, hide = true, value_name = "N")]
+    pub(in crate::cli) worker_fd: Option<i32>,
     /// Go on with the mount that another process serves (for `reexec`)
     #[arg(long, hide = true)]
     pub(in crate::cli) succeed: bool,

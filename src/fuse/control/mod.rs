@@ -15,7 +15,7 @@ pub(in crate::fuse) mod protocol;
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -131,6 +131,11 @@ impl Control {
             path: path.to_owned(),
             listening: None,
         })
+    }
+
+    /// The socket, for a process that may go on with it.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.shared.listener.as_fd()
     }
 
     /// Begins to answer.
@@ -326,6 +331,13 @@ impl Shared {
         let volume = locked(&self.volume).clone();
         let volume =
             volume.ok_or_else(|| Answer::error("unmounting", "the volume is being unmounted"))?;
+        let to_others = matches!(request.command, Command::Rekey | Command::RekeyData);
+        if to_others && self.handover.is_supervised() {
+            return Err(Answer::error(
+                "busy",
+                "this cannot be done in a supervised mount: mount the volume without -o supervise for it",
+            ));
+        }
         let mut listening = true;
         let mut told = Instant::now();
         let mut tell = |answer: Answer| {

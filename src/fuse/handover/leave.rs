@@ -24,6 +24,11 @@ impl Handover {
                 "the mount is served in the foreground: whoever started it would take the end of that process for the mount's",
             ));
         }
+        if self.supervised {
+            return Err(busy(
+                "the mount is supervised: it goes to another process by this one's death alone; unmount and mount again",
+            ));
+        }
         if !handshake::can_resend() {
             return Err(busy(
                 "this kernel cannot send requests again (Linux 6.10 can): unmount and mount again",

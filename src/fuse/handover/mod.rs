@@ -20,6 +20,7 @@ use fuser::{Config, Notifier, Session};
 use rustix::fs::{Mode, OFlags};
 
 pub use self::come::Coming;
+pub(super) use self::state::whole;
 use super::control::Refusal;
 use super::handshake::{self, Handshake};
 use super::inodes::Inodes;
@@ -38,6 +39,8 @@ const DEAD: &str = "/dev/null";
 pub struct Handover {
     /// Whether whoever started this process would take its end for the mount's.
     attached: bool,
+    /// Whether it goes to another process only by this one's death.
+    supervised: bool,
     turn: Mutex<Turn>,
     moved: Condvar,
 }
@@ -77,7 +80,7 @@ impl Connection {
     }
 
     /// Gives the connection to a session; false: the mount is gone.
-    fn resume(&mut self, session: &Session<Adapter>) -> io::Result<bool> {
+    pub(super) fn resume(&mut self, session: &Session<Adapter>) -> io::Result<bool> {
         forget_when_locked(&self.adapter, session.notifier());
         let resumed = handshake::resume(self.device.as_fd(), session)?;
         self.others.clear();
@@ -88,8 +91,23 @@ impl Connection {
 impl Handover {
     /// `attached`: the mount ends with this process, for whoever started it, so that it must not go to another.
     pub fn new(attached: bool) -> Arc<Self> {
+        Self::that(attached, false)
+    }
+
+    /// For the worker of a supervisor.
+    pub fn supervised() -> Arc<Self> {
+        Self::that(false, true)
+    }
+
+    /// Whether this process is the worker of a supervisor.
+    pub(super) fn is_supervised(&self) -> bool {
+        self.supervised
+    }
+
+    fn that(attached: bool, supervised: bool) -> Arc<Self> {
         Arc::new(Self {
             attached,
+            supervised,
             turn: Mutex::new(Turn::Idle),
             moved: Condvar::new(),
         })

@@ -163,7 +163,7 @@ fn unreadable(error: serde_json::Error) -> Error {
     Error::Damaged(format!("what the other process left: {error}"))
 }
 
-fn whole(memory: &OwnedFd) -> io::Result<Vec<u8>> {
+pub(in crate::fuse) fn whole(memory: &OwnedFd) -> io::Result<Vec<u8>> {
     let len = usize::try_from(rustix::fs::fstat(memory)?.st_size).unwrap_or_default();
     let mut bytes = vec![0; len];
     let mut at = 0;

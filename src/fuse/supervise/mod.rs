@@ -1,0 +1,344 @@
+//! A mount whose serving process may die: a supervisor holds the connection to the kernel and what the next worker has to find
+//! again, and starts that one; the kernel sends the requests again that were not answered. Programs see a pause.
+//!
+//! Here is the worker's side; `Held` is the supervisor's. What a worker must find again: `volume::log`.
+
+mod held;
+mod wire;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fuser::{Config, Session};
+use rustix::fs::MemfdFlags;
+use rustix::mm::MlockAllFlags;
+
+pub use self::held::{Held, Told, Worker};
+use self::wire::{Order, Word};
+use super::answer;
+use super::handover::{Connection, whole};
+use super::handshake::{self, Handshake};
+use super::mountpoint::ServeError;
+use super::options::MountOptions;
+use super::served::Adapter;
+use super::session::raise_file_limit;
+use crate::store::{File, Store};
+use crate::volume::{Error, Generation, Keeper, Left, Volume};
+
+/// The exit code of a mount that cannot be made (docs/CLI.md).
+const MOUNT: u8 = 11;
+
+/// Why a mount cannot be supervised; `None`: it can, so far as this is known before a worker runs.
+pub fn unsupported(options: &MountOptions) -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("-o supervise is for root: it takes memory that is locked");
+    }
+    if options.read_only {
+        return Some("-o supervise is for mounts that can be written");
+    }
+    if !handshake::can_resend() {
+        return Some("-o supervise needs Linux 6.10, which can send requests again");
+    }
+    None
+}
+
+/// This process as a worker.
+pub struct Supervised {
+    line: Arc<Line>,
+    generation: Generation,
+    came: Option<Came>,
+    listener: Option<OwnedFd>,
+}
+
+/// A mount whose worker died.
+struct Came {
+    device: OwnedFd,
+    lock: OwnedFd,
+    listener: Option<UnixListener>,
+    log: OwnedFd,
+    kept: Vec<(u64, OwnedFd)>,
+}
+
+/// To the supervisor.
+struct Line {
+    socket: OwnedFd,
+    /// Whether nobody is there any more.
+    alone: AtomicBool,
+    serves: AtomicBool,
+}
+
+impl Supervised {
+    /// Takes what the supervisor gives. Where that is a mount, everything that the worker before wrote is durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// Also where memory cannot be locked, or the store reports an error that nobody was told of yet.
+    pub fn by(socket: OwnedFd) -> io::Result<Self> {
+        raise_file_limit(); // each file that was kept takes a descriptor
+        let mut came: Option<Came> = None;
+        let generation = loop {
+            let Some((order, beside)) = wire::hear(&socket)? else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            let mut beside = beside.into_iter();
+            let mut given = || beside.next().ok_or(io::ErrorKind::InvalidData);
+            match (order, &mut came) {
+                (Order::Mount {}, _) => {
+                    came = Some(Came {
+                        device: given()?,
+                        lock: given()?,
+                        listener: Some(UnixListener::from(given()?)),
+                        log: given()?,
+                        kept: Vec::new(),
+                    });
+                }
+                (Order::Kept { key }, Some(came)) => came.kept.push((key, given()?)),
+                (Order::Go { generation }, _) => break Generation(generation),
+                (order, _) => return Err(io::Error::other(format!("unexpected: {order:?}"))),
+            }
+        };
+        let line = Arc::new(Line {
+            socket,
+            alone: AtomicBool::new(false),
+            serves: AtomicBool::new(false),
+        });
+        // A kill while the kernel copies a request into a page that is not there would end that request with an I/O error.
+        rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).inspect_err(
+            |error| {
+                let sentence =
+                    format!("-o supervise takes memory that is locked: {error} (ulimit -l)");
+                line.say(
+                    &Word::Refused {
+                        code: MOUNT,
+                        sentence,
+                    },
+                    &[],
+                );
+            },
+        )?;
+        if let Some(came) = &came
+            && let Err(error) = rustix::fs::syncfs(&came.lock)
+        {
+            line.doom(&format!(
+                "the backing file system could not be synced: {error}"
+            ));
+            return Err(error.into());
+        }
+        Ok(Self {
+            line,
+            generation,
+            came,
+            listener: None,
+        })
+    }
+
+    /// The lock of a volume whose worker died; `None` where this is the first one.
+    pub fn lock(&self, store: &Arc<dyn Store>) -> io::Result<Option<Arc<dyn File>>> {
+        let came = self.came.as_ref();
+        came.map(|came| store.file_of(came.lock.try_clone()?))
+            .transpose()
+    }
+
+    /// Its control socket.
+    pub fn listener(&mut self) -> Option<UnixListener> {
+        self.came.as_mut().and_then(|came| came.listener.take())
+    }
+
+    /// The control socket of a first worker, for those that follow.
+    pub fn keep_listener(&mut self, listener: BorrowedFd<'_>) -> io::Result<()> {
+        self.listener = Some(listener.try_clone_to_owned()?);
+        Ok(())
+    }
+
+    /// What says that the mount answers.
+    pub fn to_be_ready(&self) -> impl FnOnce() + Send + 'static {
+        let line = Arc::clone(&self.line);
+        move || line.say(&Word::Ready {}, &[])
+    }
+
+    /// Says why it does not.
+    pub fn refused(&self, code: u8, sentence: &str) {
+        let sentence = sentence.to_owned();
+        self.line.say(&Word::Refused { code, sentence }, &[]);
+    }
+
+    /// After the last request: what the supervisor holds it shall hold no longer.
+    pub(super) fn ended(&self) {
+        self.line.say(&Word::Ended {}, &[]);
+        let _ = wire::hear::<Order>(&self.line.socket);
+    }
+
+    /// Whether a mount is there to go on with.
+    pub(super) fn has_come(&self) -> bool {
+        self.came.is_some()
+    }
+
+    /// Before the first request of a mount that was just made.
+    pub(super) fn begin(&self, volume: &Arc<Volume>, connection: &Connection) -> io::Result<()> {
+        let head = serde_json::to_value(&connection.handshake)?;
+        self.keep_log(volume, head, None)?;
+        let lock = volume.predecessor().lock;
+        let lock = lock.as_ref().and_then(|lock| lock.descriptor());
+        let (Some(lock), Some(listener)) = (lock, &self.listener) else {
+            return Err(io::Error::other("the store gives no descriptors"));
+        };
+        let all = [connection.device.as_fd(), lock, listener.as_fd()];
+        self.line.say(&Word::Mounted {}, &all);
+        Ok(())
+    }
+
+    fn keep_log(
+        &self,
+        volume: &Arc<Volume>,
+        head: serde_json::Value,
+        rebuilt: Option<&crate::volume::Rebuilt>,
+    ) -> io::Result<()> {
+        let keeper = Box::new(Outside {
+            line: Arc::clone(&self.line),
+            generation: self.generation,
+            memory: Mutex::new(None),
+        });
+        volume
+            .keep_log(keeper, head, self.generation, rebuilt)
+            .map_err(told)?;
+        answer::keep_up(volume, {
+            let line = Arc::clone(&self.line);
+            Box::new(move || line.serves())
+        });
+        Ok(())
+    }
+
+    /// Makes a session of a mount whose worker died. From the return on requests come.
+    pub(super) fn go_on(
+        &mut self,
+        volume: &Arc<Volume>,
+        options: &MountOptions,
+        config: Config,
+    ) -> Result<(Connection, Session<Adapter>), ServeError> {
+        let came = self.came.take().ok_or(io::ErrorKind::InvalidInput);
+        let came = came.map_err(io::Error::from)?;
+        let adapter = Adapter::new(Arc::clone(volume), options);
+        let left = Left::read(&whole(&came.log)?).map_err(told)?;
+        let head = left.head.clone();
+        let handshake: Handshake = serde_json::from_value(head.clone()).map_err(io::Error::from)?;
+        self.restore(&adapter, left, head, came.kept)?;
+        let session = handshake.again(adapter.again(), config.clone())?;
+        let mut connection = Connection {
+            adapter,
+            device: came.device,
+            handshake,
+            config,
+            others: Vec::new(),
+        };
+        connection.resume(&session)?;
+        Ok((connection, session))
+    }
+
+    fn restore(
+        &self,
+        adapter: &Adapter,
+        left: Left,
+        head: serde_json::Value,
+        kept: Vec<(u64, OwnedFd)>,
+    ) -> io::Result<()> {
+        let volume = &adapter.volume;
+        let kept = kept.into_iter();
+        let kept = kept.map(|(key, file)| Ok((key, volume.file_of(file)?)));
+        let kept: HashMap<_, _> = kept.collect::<Result<_, Error>>().map_err(told)?;
+        let rebuilt = left.rebuild(volume, &kept).map_err(told)?;
+        for (node, lookups) in &rebuilt.lookups {
+            adapter.inodes.put_back(node, *lookups);
+        }
+        self.keep_log(volume, head, Some(&rebuilt))?;
+        adapter.handles.go_on_after(rebuilt.last_handle);
+        for (opened, file) in rebuilt.handles {
+            let node = Arc::clone(file.node());
+            adapter.handles.put_back(opened.number, file, node);
+        }
+        Ok(())
+    }
+}
+
+fn told(error: Error) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+impl Line {
+    /// Without a supervisor the mount goes on, and ends with this process.
+    fn say(&self, word: &Word, beside: &[BorrowedFd<'_>]) {
+        if !self.alone.load(Ordering::Relaxed)
+            && let Err(error) = wire::say(&self.socket, word, beside)
+            && !self.alone.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!("the supervisor is gone ({error}): the mount ends with this process");
+        }
+    }
+
+    fn serves(&self) {
+        if !self.serves.load(Ordering::Relaxed) && !self.serves.swap(true, Ordering::Relaxed) {
+            self.say(&Word::Serves {}, &[]);
+        }
+    }
+
+    fn doom(&self, why: &str) {
+        let why = why.to_owned();
+        self.say(&Word::Doomed { why }, &[]);
+    }
+}
+
+/// What the supervisor keeps for this worker.
+struct Outside {
+    line: Arc<Line>,
+    generation: Generation,
+    memory: Mutex<Option<OwnedFd>>,
+}
+
+impl Outside {
+    fn memory(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keeper for Outside {
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        match &*self.memory() {
+            Some(memory) => write_all(memory, bytes),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn renew(&self, bytes: &[u8]) -> io::Result<()> {
+        let memory = rustix::fs::memfd_create("strongroom-log", MemfdFlags::CLOEXEC)?;
+        write_all(&memory, bytes)?;
+        let generation = self.generation.0;
+        self.line.say(&Word::Log { generation }, &[memory.as_fd()]);
+        *self.memory() = Some(memory);
+        Ok(())
+    }
+
+    fn keep(&self, key: u64, file: &Arc<dyn File>) -> io::Result<()> {
+        let descriptor = file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+        self.line.say(&Word::Keep { key }, &[descriptor]);
+        Ok(())
+    }
+
+    fn let_go(&self, key: u64) {
+        self.line.say(&Word::LetGo { key }, &[]);
+    }
+
+    fn doom(&self, why: &str) {
+        self.line.doom(why);
+    }
+}
+
+fn write_all(memory: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(memory, bytes))?;
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
