@@ -102,7 +102,8 @@ class Engine(File):
         """Rules 1 to 3. Returns what is still to be written."""
         if any(i in self.inplace for i in part) and "inplace-twice" not in BREAK: self.sync_all()
         free = self.free(g, n)
-        if len(free) < len(part) and not ("inplace-undurable" in BREAK and ATOMIC[0] and len(free) > 1): self.sync_all(); free = self.free(g, n)
+        skip = "inplace-undurable" in BREAK and ATOMIC[0] and len(free) > 1
+        if len(free) < len(part) and not skip and not self.over_at_once(g, part, free, n): self.sync_all(); free = self.free(g, n)
         if len(free) < len(part) and ATOMIC[0]: self.in_place(g, part, texts, free); return []
         now = list(zip(part, free))
         new = {i: Entry(self.version(texts[i]), s, self.core) for i, s in now}
@@ -112,6 +113,13 @@ class Engine(File):
         if "record-first" not in BREAK:
             for i, e in new.items(): self.point(i, e)
         return part[len(now):]
+
+    def over_at_once(self, g, part, free, n):
+        """Whether to write in place without a sync before: what is overwritten is durable, and it would free too few slots."""
+        if not ATOMIC[0] or self.failed or any(self.undurable(i) or i in self.inplace for i in part): return False
+        stay = [i for i in part if i in self.cur and self.cur[i].slot is not None and i not in self.lost]
+        named = {e.slot for i, e in self.cur.items() if group_of(i) == g and e.slot is not None}
+        return len(part) - len(stay) <= len(free) and slots(g, n) - len(named) < len(part)
 
     def version(self, text):
         v = ("v", next(self.ids)); TEXT[v] = text

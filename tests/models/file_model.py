@@ -153,9 +153,11 @@ class File:
         for i in mend: self.put_rec(i)                     # only now: filling a sector must know all of its records
 
     def again(self, i):
+        """Same bytes, same place: the other half stays, too, as the page is not durable before the next sync."""
         e = self.cur[i]
         if e.slot is not None: self.d.page(group_of(i), e.slot, e.version)
-        self.put_rec(i)
+        if any(h and h.entry == e for h in self.rec.get(i) or ()): self.mark += 1; self.d.write(("rec", i), self.rec[i])
+        else: self.put_rec(i)
 
     def mend(self, size=None):
         """Before a file in doubt changes: its length, its last block, and, if a new state comes, all between its sizes."""
@@ -223,6 +225,8 @@ class File:
     def all_durable(self):
         self.failed = False; self.settled_blocks(); self.old_state, self.stale = self.state, False
 
+    def undurable(self, i): return i in self.old or i >= self.old_blocks() or self.in_sparse(i) or i in self.suspects
+
     def settled_blocks(self): self.old, self.inplace, self.suspects = {}, set(), set()
 
     def rewrite(self):
@@ -230,11 +234,11 @@ class File:
         if self.core and self.doubt and "rewrite-loaded" not in BREAK:      # the mount before may have left some, too
             for g in range(group_of(self.n - 1) + 1):
                 if g not in self.loaded: self.load_group(g)
-        for i in [i for i in self.cur if i in self.old or i >= self.old_blocks() or self.in_sparse(i) or i in self.suspects]:
+        for i in [i for i in self.cur if self.undurable(i)]:
             e = self.cur[i]
             if self.opens(i, e): self.again(i); continue
             if i in self.old and "drop-durable" not in BREAK and self.opens(i, self.old[i]):
-                self.cur[i] = self.old.pop(i); self.again(i)      # the durable version stays
+                self.cur[i] = self.old.pop(i); self.put_rec(i)    # the durable version stays
             else: self.lost.add(i)
         for i, h in self.rec.items():                      # zeroed halves and wiped records, too
             if i not in self.cur or i not in self.old: self.d.write(("rec", i), h)

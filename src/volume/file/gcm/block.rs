@@ -189,19 +189,23 @@ impl Block {
 
     /// Slots that its versions stand in, as bits.
     fn slots(&self) -> u128 {
-        let current = match self.current {
-            Current::Half(index) => Some(index),
-            Current::Zero | Current::Damaged => None,
-        };
-        let slot = |index: Option<usize>| {
-            let half = index.and_then(|index| self.half(index));
-            half.filter(|half| half.kind == Kind::Data)
-                .map_or(0, |half| bit(half.slot))
-        };
         match broken(Rule::SlotReused) {
-            true => slot(current),
-            false => slot(current) | slot(self.kept),
+            true => self.current_slot(),
+            false => self.current_slot() | self.kept.map_or(0, |index| self.slot_of(index)),
         }
+    }
+
+    /// The slot of the version that counts, as a bit.
+    fn current_slot(&self) -> u128 {
+        match self.current {
+            Current::Half(index) => self.slot_of(index),
+            Current::Zero | Current::Damaged => 0,
+        }
+    }
+
+    fn slot_of(&self, index: usize) -> u128 {
+        let half = self.half(index).filter(|half| half.kind == Kind::Data);
+        half.map_or(0, |half| bit(half.slot))
     }
 
     fn half(&self, index: usize) -> Option<Half> {
@@ -264,6 +268,13 @@ impl Group {
         self.blocks
             .iter()
             .fold(0, |used, block| used | block.slots())
+    }
+
+    /// Slots that are not free after a sync, as bits.
+    pub(super) fn used_when_synced(&self) -> u128 {
+        self.blocks
+            .iter()
+            .fold(0, |used, block| used | block.current_slot())
     }
 
     /// Whether a sync would free slots or lift a ban.

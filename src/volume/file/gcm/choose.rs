@@ -77,7 +77,15 @@ impl Job {
 
     /// How many of the first pieces free slots suffice for.
     pub(super) fn fitting(&self, pieces: &[Piece]) -> usize {
-        let mut used = self.group.used();
+        self.fitting_beside(self.group.used(), pieces)
+    }
+
+    /// Whether a sync would free slots for all of them.
+    pub(super) fn fit_after_sync(&self, pieces: &[Piece]) -> bool {
+        self.fitting_beside(self.group.used_when_synced(), pieces) == pieces.len()
+    }
+
+    fn fitting_beside(&self, mut used: u128, pieces: &[Piece]) -> usize {
         let fits = pieces.iter().take_while(|piece| {
             piece.half.kind == Kind::Hole
                 || free_slot(used, piece.index, self.slots(piece.index)).is_some_and(|slot| {
@@ -86,6 +94,28 @@ impl Job {
                 })
         });
         fits.count()
+    }
+
+    /// Whether the version that counts of any of these blocks is not known durable.
+    pub(super) fn any_unsynced(&self, pieces: &[Piece]) -> bool {
+        let mut blocks = pieces.iter().map(|piece| self.group.block(piece.index));
+        blocks.any(|block| block.is_unsynced())
+    }
+
+    /// The pieces for a write in place: those that keep their slots, and others, in free ones. `None`: there are too few.
+    pub(super) fn split_over(&self, pieces: &[Piece]) -> Option<(Vec<Piece>, Vec<Piece>)> {
+        let (mut over, mut fresh): (Vec<Piece>, Vec<Piece>) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            match self.own_slot(piece.index) {
+                Some(slot) if piece.half.kind == Kind::Data => {
+                    let mut piece = *piece;
+                    piece.half.slot = slot;
+                    over.push(piece);
+                }
+                _ => fresh.push(*piece),
+            }
+        }
+        self.choose(&mut fresh).then_some((over, fresh))
     }
 
     /// The slot that a block's data stands in now.

@@ -1,7 +1,7 @@
 //! Overwriting a group in place (FORMAT.md section 4, rule 3): records that name the same slot twice, a sync, the data.
 //!
-//! Invariant: only blocks whose current version is durable are overwritten; until the data is written, memory has the
-//! version before; readers are kept out while the data is written.
+//! Invariant: only blocks whose current version is durable are overwritten (others of their group need not be); until the
+//! data is written, memory has the version before; readers are kept out while the data is written.
 
 use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
@@ -24,31 +24,20 @@ pub(super) struct Over<'a> {
 
 impl<'a> Over<'a> {
     /// # Errors
-    /// Damaged if the group is not durable, or its records leave no slot for a block that has none.
+    /// Damaged if one of the blocks is not durable, or the group's records leave no slot for a block that has none.
     pub(super) fn new(job: &'a Job, pieces: &[Piece], sealed: &'a [u8]) -> Result<Self> {
-        if job.group.is_unsynced() {
+        if job.any_unsynced(pieces) {
             return Err(Error::Damaged(format!(
                 "group {}: not durable where it must be",
                 job.number
             )));
         }
-        let (mut over, mut fresh): (Vec<Piece>, Vec<Piece>) = (Vec::new(), Vec::new());
-        for piece in pieces {
-            match job.own_slot(piece.index) {
-                Some(slot) if piece.half.kind == Kind::Data => {
-                    let mut piece = *piece;
-                    piece.half.slot = slot;
-                    over.push(piece);
-                }
-                _ => fresh.push(*piece),
-            }
-        }
-        if !job.choose(&mut fresh) {
+        let Some((over, fresh)) = job.split_over(pieces) else {
             return Err(Error::Damaged(format!(
                 "group {}: its records leave no free slot",
                 job.number
             )));
-        }
+        };
         Ok(Self {
             job,
             over,
@@ -57,9 +46,13 @@ impl<'a> Over<'a> {
         })
     }
 
-    /// The group with the new versions.
-    fn after(&self) -> Group {
-        self.job.after(&[&self.over[..], &self.fresh[..]].concat())
+    /// A group with the new versions.
+    fn onto(&self, mut group: Group) -> Group {
+        for piece in self.over.iter().chain(&self.fresh) {
+            let block = group.block(piece.index).successor(piece.half);
+            group.put(piece.index, block);
+        }
+        group
     }
 
     /// The blocks that change, in order.
@@ -72,7 +65,7 @@ impl<'a> Over<'a> {
 }
 
 impl GcmBody {
-    /// Everything in these groups is durable. One sync for all of them.
+    /// One sync for all of them.
     pub(super) fn place_over(&self, turn: &Turn<'_>, groups: &[Over<'_>]) -> Result<()> {
         if groups.is_empty() {
             return Ok(());
@@ -84,7 +77,8 @@ impl GcmBody {
         let announced = groups.iter().try_for_each(|group| {
             begun += 1;
             self.memory().table.pin(group.job.number, &group.job.group);
-            self.put_records(turn, group.job.number, &group.after(), &group.indexes())
+            let after = group.onto(group.job.group.clone());
+            self.put_records(turn, group.job.number, &after, &group.indexes())
         });
         let synced = announced.and_then(|()| match broken(Rule::InPlaceUnsynced) {
             true => Ok(()),
@@ -113,10 +107,16 @@ impl GcmBody {
         }
     }
 
+    /// A pinned group as memory has it: a sync may have changed what it knows of blocks that are not the job's.
+    fn present(&self, job: &Job) -> Group {
+        let group = self.memory().table.group(job.number).cloned();
+        group.unwrap_or_else(|| job.group.clone())
+    }
+
     /// The records as they were: the data was not touched.
     fn put_back(&self, turn: &Turn<'_>, groups: &[Over<'_>]) {
         for over in groups {
-            let mut group = over.job.group.clone();
+            let mut group = self.present(over.job);
             let indexes = over.indexes();
             for index in &indexes {
                 if let Some(block) = group.blocks_mut().get_mut(*index) {
@@ -141,7 +141,7 @@ impl GcmBody {
 
     fn write_over(&self, turn: &Turn<'_>, over: &Over<'_>) -> Result<()> {
         let job = over.job;
-        let mut group = over.after();
+        let mut group = over.onto(self.present(job));
         for piece in &over.over {
             if let Some(block) = group.blocks_mut().get_mut(piece.index) {
                 block.in_place = true;

@@ -34,6 +34,13 @@ impl Change {
         !self.is_banned() && self.job.choose(&mut self.pieces)
     }
 
+    /// Whether to write in place without a sync before: what is overwritten is durable, and a sync would free too few slots.
+    fn goes_over_at_once(&self) -> bool {
+        !self.job.any_unsynced(&self.pieces)
+            && !self.job.fit_after_sync(&self.pieces)
+            && self.job.split_over(&self.pieces).is_some()
+    }
+
     fn is_banned(&self) -> bool {
         let blocks = self.pieces.iter();
         let mut blocks = blocks.map(|piece| self.job.group.block(piece.index));
@@ -87,12 +94,18 @@ impl GcmBody {
         sealed: &[u8],
     ) -> Result<()> {
         self.take_syncs_in(changes);
-        let waits = |change: &mut Change| !change.choose() && change.job.group.is_unsynced();
+        // After a sync that failed, one that repairs comes first.
+        let over = self.env.in_place && !self.memory().ledger.failed;
+        let waits = |change: &mut Change| {
+            !change.choose()
+                && change.job.group.is_unsynced()
+                && !(over && change.goes_over_at_once())
+        };
         if changes.iter_mut().any(|(change, _)| waits(change)) {
             self.barrier(turn)?;
             self.take_syncs_in(changes);
         }
-        let mut over = Vec::new();
+        let mut overs = Vec::new();
         while let Some((first, rest)) = std::mem::take(&mut changes).split_first_mut() {
             let (change, part) = first;
             let sealed = sealed.get(part.clone()).unwrap_or_default();
@@ -100,13 +113,13 @@ impl GcmBody {
             let Change { job, pieces, .. } = change;
             match fits {
                 true => self.place_in_slots(turn, job, pieces, sealed)?,
-                false if self.env.in_place => over.push(Over::new(job, pieces, sealed)?),
+                false if self.env.in_place => overs.push(Over::new(job, pieces, sealed)?),
                 false => self.place_in_rounds(turn, job, pieces, sealed)?,
             }
             changes = rest;
             self.take_syncs_in(changes);
         }
-        self.place_over(turn, &over)
+        self.place_over(turn, &overs)
     }
 
     /// Syncs since the jobs were made: what their groups had is durable.

@@ -108,6 +108,27 @@ fn groups_overwritten_in_place_share_one_sync() {
 }
 
 #[test]
+fn a_stream_over_old_data_syncs_once_a_request() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    let (step, steps) = (256 * BLOCK as usize, 4);
+    file.write(0, &vec![1; step * steps]).unwrap();
+    file.sync(false).unwrap();
+    for n in 0..steps {
+        // Each ends within a group: the next one finds blocks of that group written in place, not durable, beside its own.
+        let data = vec![n as u8 + 2; step];
+        let counts = cost(&store, || file.write((n * step) as u64, &data).unwrap());
+        assert_eq!(counts.of(Call::SyncFile), 1, "request {n}");
+    }
+    let expected: Vec<u8> = (0..steps).flat_map(|n| vec![n as u8 + 2; step]).collect();
+    assert!(all(&file) == expected);
+    file.sync(false).unwrap();
+    mounted.settler.settle_all().unwrap();
+    assert!(all(&fixture.mount(store, 2, &[]).file("f")) == expected);
+}
+
+#[test]
 fn a_sparse_file_costs_nothing_for_what_was_skipped() {
     let (fixture, store) = made();
     let mounted = fixture.mount(store.clone(), 1, &[]);
