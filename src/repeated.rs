@@ -37,6 +37,11 @@ pub(crate) fn follow(seed: u64) {
     RANDOM_BYTES.set(Some(seed));
 }
 
+/// Whether this thread follows a seed.
+pub(crate) fn is_followed() -> bool {
+    RANDOM_BYTES.get().is_some()
+}
+
 /// Fills the buffer if this thread follows a seed.
 pub(crate) fn fill(buf: &mut [u8]) -> bool {
     let Some(state) = RANDOM_BYTES.get() else {

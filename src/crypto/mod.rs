@@ -6,6 +6,7 @@
 mod derive;
 mod gcm_siv;
 mod locked;
+mod nonces;
 mod secret;
 mod siv;
 mod stack;
@@ -18,6 +19,7 @@ mod xts;
 pub use derive::{LABEL_PREFIX, hkdf, mac16, mac32, verify16, verify32};
 pub use gcm_siv::{GcmSiv, Message};
 pub use locked::{Locked, lock_failures};
+pub use nonces::fresh_nonce;
 pub use secret::{Secret, random_bytes};
 pub use siv::Siv;
 pub use xts::{EqualHalves, Xts};

@@ -219,17 +219,11 @@ pub(super) struct Group {
     blocks: Vec<Block>,
     /// Blocks whose record on the store must be rewritten before anything builds on it, as bits.
     pub(super) to_mend: u64,
-    /// When it was last used.
-    pub(super) stamp: u64,
 }
 
 impl Group {
     pub(super) fn new(blocks: Vec<Block>, to_mend: u64) -> Self {
-        Self {
-            blocks,
-            to_mend,
-            stamp: 0,
-        }
+        Self { blocks, to_mend }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -238,6 +232,11 @@ impl Group {
 
     pub(super) fn blocks(&self) -> &[Block] {
         &self.blocks
+    }
+
+    /// Everything written is durable.
+    pub(super) fn synced(&mut self) {
+        self.blocks.iter_mut().for_each(Block::synced);
     }
 
     pub(super) fn blocks_mut(&mut self) -> &mut [Block] {

@@ -2,17 +2,18 @@
 //! slots take them (FORMAT.md section 4, rules 1 and 2). No I/O.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Half, Kind, RECORDS_PER_SECTOR};
 
-use super::block::{Block, Current, Group, Version, bit, free_slot, sector_start};
+use super::block::{Current, Group, Version, bit, free_slot, sector_start};
 
 /// A change of blocks of one group.
 pub(super) struct Job {
     pub(super) number: u32,
     /// The group as memory has it.
-    pub(super) group: Group,
+    pub(super) group: Arc<Group>,
     /// Blocks that the file had in the group before.
     pub(super) old_len: usize,
     /// Slots for blocks that were there before: those of the shorter file, so that a growth can be taken back.
@@ -33,7 +34,7 @@ pub(super) struct Piece {
 }
 
 impl Job {
-    pub(super) fn new(number: u32, group: Group, old_blocks: u64, new_blocks: u64) -> Self {
+    pub(super) fn new(number: u32, group: Arc<Group>, old_blocks: u64, new_blocks: u64) -> Self {
         let old_len = layout::blocks_in(number, old_blocks) as usize;
         let old_slots = layout::slots(number, old_blocks);
         Self {
@@ -47,7 +48,7 @@ impl Job {
 
     /// Everything that the group had is durable.
     pub(super) fn synced(&mut self) {
-        self.group.blocks_mut().iter_mut().for_each(Block::synced);
+        Arc::make_mut(&mut self.group).synced();
     }
 
     /// Slots that a block may use.
@@ -128,7 +129,7 @@ impl Job {
 
     /// The group with new versions of these blocks.
     pub(super) fn after(&self, pieces: &[Piece]) -> Group {
-        let mut group = self.group.clone();
+        let mut group = Group::clone(&self.group);
         for piece in pieces {
             let block = group.block(piece.index).successor(piece.half);
             group.put(piece.index, block);

@@ -14,7 +14,6 @@ use crate::volume::error::{Error, Result};
 use crate::volume::file::body::{Body, Place};
 use crate::volume::file::header::{LoadedHeader, NewHeader};
 
-use super::block::Group;
 use super::choose::{Job, kinds, runs};
 use super::names::tag;
 use super::state::Head;
@@ -114,7 +113,7 @@ impl GcmBody {
         let changed = bytes.blocks();
         let within = |block: u64| (block as usize).min(len);
         let data = within(changed.start)..within(changed.end);
-        let job = Job::new(0, Group::default(), 0, new_blocks);
+        let job = Job::new(0, Arc::default(), 0, new_blocks);
         let kinds = kinds(&job.group, &data, 0, len, false);
         with_scratch(|text| {
             for index in data {
@@ -169,7 +168,7 @@ impl GcmBody {
             self.write_runs(0, &pieces, text)?;
             self.put(&page, 0)?;
         }
-        self.memory().table.wrote(0, group);
+        self.memory().table.wrote(0, Arc::new(group));
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! Syncs, and what they make durable (FORMAT.md section 4, *Durable*). After a sync that failed, everything that was not
 //! durable is written again, the same bytes in the same place, before the next one may count.
 
+use std::sync::Arc;
+
 use crate::broken::{Rule, broken};
 use crate::format::header::{Core, STATE_LEN, STATES_AT};
 use crate::format::layout::{self, PAGE};
@@ -9,7 +11,7 @@ use crate::volume::error::{Error, Result};
 use crate::volume::file::body::Mark;
 use crate::volume::file::quietly;
 
-use super::block::Version;
+use super::block::{Group, Version};
 use super::{GcmBody, Turn};
 
 impl GcmBody {
@@ -129,7 +131,7 @@ impl GcmBody {
 
     /// Where the version that counts is gone from the store's cache, the durable one counts again and the sync fails.
     fn write_group_again(&self, turn: &Turn<'_>, number: u32) -> Result<()> {
-        let mut group = self.group(number)?;
+        let mut group = Group::clone(&*self.group(number)?);
         let first = layout::first_block(number);
         let mut lost = None;
         for (index, block) in group
@@ -156,7 +158,7 @@ impl GcmBody {
             .filter(|(_, block)| block.record_unsynced);
         let changed: Vec<usize> = unsynced.map(|(index, _)| index).collect();
         self.put_records(turn, number, &group, &changed)?;
-        self.memory().table.wrote(number, group);
+        self.memory().table.wrote(number, Arc::new(group));
         lost.map_or(Ok(()), Err)
     }
 

@@ -3,8 +3,10 @@
 //! Invariant: in a file in doubt, a version that an unclean end may have left without its data is opened before it counts;
 //! in any other, the newer half counts and nothing else.
 
+use std::sync::Arc;
+
 use crate::broken::{Rule, broken};
-use crate::crypto::{Message, random_bytes};
+use crate::crypto::Message;
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{
     HALF_LEN, Half, Kind, RECORD_LEN, RECORDS_PER_SECTOR, Record, block_aad,
@@ -18,13 +20,13 @@ use super::{Doubt, GcmBody, Turn};
 const RECORDS: usize = layout::BLOCKS as usize * RECORD_LEN;
 
 impl GcmBody {
-    /// A copy of a group, read from the store if it must be.
-    pub(super) fn group(&self, number: u32) -> Result<Group> {
+    /// A group as it is now, read from the store if it must be.
+    pub(super) fn group(&self, number: u32) -> Result<Arc<Group>> {
         loop {
             let drops = {
                 let mut memory = self.memory();
                 if let Some(group) = memory.table.group(number) {
-                    return Ok(group.clone());
+                    return Ok(Arc::clone(group));
                 }
                 memory.table.drops()
             };
@@ -279,11 +281,4 @@ impl Reading<'_> {
             .read_at(&mut content, layout::slot_offset(self.number, half.slot))?;
         Ok(self.body.open(block, &half, &mut content).is_ok())
     }
-}
-
-/// Fresh nonces, one call of the generator for all.
-pub(super) fn nonces(count: usize) -> Vec<[u8; 12]> {
-    let mut nonces = vec![[0; 12]; count];
-    random_bytes(nonces.as_flattened_mut());
-    nonces
 }

@@ -3,9 +3,10 @@
 //! Invariant: only blocks whose current version is durable are overwritten (others of their group need not be); until the
 //! data is written, memory has the version before; readers are kept out while the data is written.
 
+use std::sync::Arc;
+
 use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
-use crate::format::record::Kind;
 use crate::volume::error::{Error, Result};
 
 use super::block::{Group, Version};
@@ -77,7 +78,7 @@ impl GcmBody {
         let announced = groups.iter().try_for_each(|group| {
             begun += 1;
             self.memory().table.pin(group.job.number, &group.job.group);
-            let after = group.onto(group.job.group.clone());
+            let after = group.onto(Group::clone(&group.job.group));
             self.put_records(turn, group.job.number, &after, &group.indexes())
         });
         let synced = announced.and_then(|()| match broken(Rule::InPlaceUnsynced) {
@@ -109,8 +110,10 @@ impl GcmBody {
 
     /// A pinned group as memory has it: a sync may have changed what it knows of blocks that are not the job's.
     fn present(&self, job: &Job) -> Group {
-        let group = self.memory().table.group(job.number).cloned();
-        group.unwrap_or_else(|| job.group.clone())
+        match self.memory().table.group(job.number) {
+            Some(group) => Group::clone(group),
+            None => Group::clone(&job.group),
+        }
     }
 
     /// The records as they were: the data was not touched.
@@ -132,7 +135,7 @@ impl GcmBody {
     fn rewrite_records(&self, turn: &Turn<'_>, number: u32, group: Group, indexes: &[usize]) {
         let put = self.put_records(turn, number, &group, indexes);
         let mut memory = self.memory();
-        memory.table.wrote(number, group);
+        memory.table.wrote(number, Arc::new(group));
         if let Err(error) = put {
             tracing::warn!("records not put back after a failed write in place: {error}");
             memory.ledger.failed = true;
@@ -160,7 +163,7 @@ impl GcmBody {
             self.rewrite_records(turn, job.number, group, &over.indexes());
             return written;
         }
-        self.memory().table.wrote(job.number, group);
+        self.memory().table.wrote(job.number, Arc::new(group));
         Ok(())
     }
 

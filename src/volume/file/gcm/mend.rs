@@ -3,15 +3,16 @@
 //!
 //! Invariant: a file that is not in doubt is never mended; nothing builds on what was mended before that is durable.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::crypto::fresh_nonce;
 use crate::format::header::MAX_TAGS;
 use crate::format::layout;
 use crate::format::record::Kind;
 use crate::volume::error::Result;
 
-use super::block::{Block, Current, Version};
-use super::groups::nonces;
+use super::block::{Block, Current, Group, Version};
 use super::{GcmBody, Turn};
 
 impl GcmBody {
@@ -58,20 +59,20 @@ impl GcmBody {
 
     /// Writes a group again as it counts: what did not open is gone, what was never written is a hole.
     pub(super) fn mend_group(&self, turn: &Turn<'_>, number: u32) -> Result<()> {
-        let mut group = self.group(number)?;
+        let mut group = Group::clone(&*self.group(number)?);
         let first = layout::first_block(number);
         let to_mend = group.to_mend;
         let indexes: Vec<usize> = (0..group.len())
             .filter(|index| to_mend >> index & 1 == 1)
             .collect();
-        for (index, nonce) in indexes.iter().zip(nonces(indexes.len())) {
+        for index in &indexes {
             let block = group.block(*index);
             let mended = match block.current() {
                 Current::Zero => Block::ZERO.successor(self.seal(
                     first + *index as u64,
                     Kind::Hole,
                     0,
-                    nonce,
+                    fresh_nonce(),
                     &mut [],
                 )),
                 Current::Half(_) => {
@@ -86,7 +87,7 @@ impl GcmBody {
         }
         self.put_records(turn, number, &group, &indexes)?;
         group.to_mend = 0;
-        self.memory().table.wrote(number, group);
+        self.memory().table.wrote(number, Arc::new(group));
         Ok(())
     }
 

@@ -6,9 +6,10 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::broken::{Rule, broken};
-use crate::crypto::Message;
+use crate::crypto::{Message, fresh_nonce};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Half, Kind, RECORD_LEN, block_aad};
 use crate::volume::error::{Error, Result};
@@ -16,7 +17,6 @@ use crate::volume::replace::is_no_room;
 
 use super::block::bit;
 use super::choose::{Job, Piece, runs};
-use super::groups::nonces;
 use super::in_place::Over;
 use super::{GcmBody, Turn};
 
@@ -152,9 +152,8 @@ impl GcmBody {
         let mut pages = text.chunks_exact_mut(PAGE as usize);
         let mut messages: Vec<_> = kinds
             .iter()
-            .zip(nonces(kinds.len()))
-            .map(|((index, kind), nonce)| Message {
-                nonce,
+            .map(|(index, kind)| Message {
+                nonce: fresh_nonce(),
                 aad: block_aad(*kind, first + *index as u64, &self.file),
                 text: match kind {
                     Kind::Data => pages.next().unwrap_or_default(),
@@ -222,10 +221,10 @@ impl GcmBody {
         job: &mut Job,
         pieces: &[Piece],
     ) -> Result<()> {
-        let group = job.after(pieces);
+        let group = Arc::new(job.after(pieces));
         let indexes: Vec<usize> = pieces.iter().map(|piece| piece.index).collect();
         self.put_records(turn, job.number, &group, &indexes)?;
-        job.group = group.clone();
+        job.group = Arc::clone(&group);
         self.memory().table.wrote(job.number, group);
         Ok(())
     }
@@ -246,7 +245,7 @@ impl GcmBody {
             &[IoSlice::new(&page), IoSlice::new(sealed)],
             layout::tag_page_offset(job.number),
         )?;
-        self.memory().table.wrote(job.number, group);
+        self.memory().table.wrote(job.number, Arc::new(group));
         Ok(())
     }
 

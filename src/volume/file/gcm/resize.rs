@@ -4,6 +4,7 @@
 //! durably gone before the file grows over it.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::broken::{Rule, broken};
@@ -229,7 +230,7 @@ impl GcmBody {
     }
 
     /// A group that is to be changed: mended, if it must be, durably.
-    pub(super) fn group_to_change(&self, turn: &Turn<'_>, number: u32) -> Result<Group> {
+    pub(super) fn group_to_change(&self, turn: &Turn<'_>, number: u32) -> Result<Arc<Group>> {
         let group = self.group(number)?;
         if group.to_mend == 0 {
             return Ok(group);

@@ -3,6 +3,8 @@
 //!
 //! Invariant: a step is taken only while nothing changed since the sync before it.
 
+use std::sync::Arc;
+
 use crate::broken::{Rule, broken};
 use crate::format::header::STATES_AT;
 use crate::format::layout;
@@ -10,7 +12,7 @@ use crate::format::state::{STATE_LEN, State};
 use crate::volume::error::Result;
 use crate::volume::file::body::{Mark, Names};
 
-use super::block::Block;
+use super::block::{Block, Group};
 use super::{GcmBody, Turn};
 
 /// Groups of a file in doubt that one pass or sync mends, 1 GiB; a larger file stays in doubt for another.
@@ -95,7 +97,7 @@ impl GcmBody {
     }
 
     fn drop_superseded_in(&self, turn: &Turn<'_>, number: u32) -> Result<()> {
-        let mut group = self.group(number)?;
+        let mut group = Group::clone(&*self.group(number)?);
         let indexes: Vec<usize> = group
             .blocks()
             .iter()
@@ -109,7 +111,7 @@ impl GcmBody {
                 group.put(*index, alone);
             }
             self.put_records(turn, number, &group, &indexes)?;
-            self.memory().table.wrote(number, group);
+            self.memory().table.wrote(number, Arc::new(group));
         }
         self.memory().table.note_settled(number);
         Ok(())

@@ -5,6 +5,7 @@
 //! and drop durable ones.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::block::{Block, Group};
@@ -20,10 +21,16 @@ static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
 /// Files that have some of them.
 static TABLES: AtomicUsize = AtomicUsize::new(0);
 
+/// A group, which a change goes on from without a copy, and when it was last used.
+struct Known {
+    group: Arc<Group>,
+    stamp: u64,
+}
+
 /// Groups by number.
 #[derive(Default)]
 pub(super) struct Table {
-    groups: HashMap<u32, Group>,
+    groups: HashMap<u32, Known>,
     /// Groups with blocks that are not known durable.
     unsynced: BTreeSet<u32>,
     /// Groups that may hold superseded record halves, written by this body.
@@ -44,12 +51,17 @@ impl Drop for Table {
 
 impl Table {
     /// A group, if it is in memory.
-    pub(super) fn group(&mut self, number: u32) -> Option<&Group> {
+    pub(super) fn group(&mut self, number: u32) -> Option<&Arc<Group>> {
         self.clock += 1;
-        let clock = self.clock;
-        let group = self.groups.get_mut(&number)?;
-        group.stamp = clock;
-        Some(group)
+        let known = self.groups.get_mut(&number)?;
+        known.stamp = self.clock;
+        Some(&known.group)
+    }
+
+    fn known(&mut self, group: Arc<Group>) -> Known {
+        self.clock += 1;
+        let stamp = self.clock;
+        Known { group, stamp }
     }
 
     pub(super) fn has(&self, number: u32) -> bool {
@@ -62,39 +74,37 @@ impl Table {
     }
 
     /// Adds a group that is not there yet.
-    pub(super) fn insert(&mut self, number: u32, mut group: Group) {
-        self.clock += 1;
-        group.stamp = self.clock;
-        self.groups.entry(number).or_insert(group);
+    pub(super) fn insert(&mut self, number: u32, group: Group) {
+        let known = self.known(Arc::new(group));
+        self.groups.entry(number).or_insert(known);
         self.count();
         self.trim();
     }
 
     /// Keeps a group as it is, durable: its records on the store are about to be ahead of it, and readers must not find those.
     /// `wrote` must follow, whatever comes of it.
-    pub(super) fn pin(&mut self, number: u32, group: &Group) {
-        self.groups.entry(number).or_insert_with(|| group.clone());
+    pub(super) fn pin(&mut self, number: u32, group: &Arc<Group>) {
+        let known = self.known(Arc::clone(group));
+        self.groups.entry(number).or_insert(known);
         self.unsynced.insert(number);
         self.count();
     }
 
     /// Takes in a group some of whose records were written.
-    pub(super) fn wrote(&mut self, number: u32, mut group: Group) {
-        self.clock += 1;
-        group.stamp = self.clock;
+    pub(super) fn wrote(&mut self, number: u32, group: Arc<Group>) {
         if group.blocks().iter().any(Block::has_other) {
             self.superseded.insert(number);
         }
-        self.groups.insert(number, group);
+        let known = self.known(group);
+        self.groups.insert(number, known);
         self.unsynced.insert(number);
         self.count();
     }
 
     /// Takes in a group that got longer without a record.
-    pub(super) fn replace(&mut self, number: u32, mut group: Group) {
-        self.clock += 1;
-        group.stamp = self.clock;
-        self.groups.insert(number, group);
+    pub(super) fn replace(&mut self, number: u32, group: Arc<Group>) {
+        let known = self.known(group);
+        self.groups.insert(number, known);
         self.count();
     }
 
@@ -121,8 +131,8 @@ impl Table {
     /// Everything written is durable.
     pub(super) fn synced(&mut self) {
         for number in std::mem::take(&mut self.unsynced) {
-            if let Some(group) = self.groups.get_mut(&number) {
-                group.blocks_mut().iter_mut().for_each(Block::synced);
+            if let Some(known) = self.groups.get_mut(&number) {
+                Arc::make_mut(&mut known.group).synced();
             }
         }
         self.trim();
@@ -133,7 +143,8 @@ impl Table {
         self.groups.retain(|group, _| *group <= number);
         self.unsynced.split_off(&number.saturating_add(1));
         self.superseded.split_off(&number.saturating_add(1));
-        if let Some(group) = self.groups.get_mut(&number) {
+        if let Some(known) = self.groups.get_mut(&number) {
+            let group = Arc::make_mut(&mut known.group);
             group.resize(blocks.min(group.len()));
         }
         self.drops += 1;
@@ -172,13 +183,13 @@ impl Table {
             .groups
             .iter()
             .filter(|(number, _)| !self.unsynced.contains(number));
-        let mut stamps: Vec<u64> = clean.map(|(_, group)| group.stamp).collect();
+        let mut stamps: Vec<u64> = clean.map(|(_, known)| known.stamp).collect();
         stamps.sort_unstable();
         let Some(&limit) = stamps.get(many.saturating_sub(1)) else {
             return;
         };
         self.groups
-            .retain(|number, group| group.stamp > limit || self.unsynced.contains(number));
+            .retain(|number, known| known.stamp > limit || self.unsynced.contains(number));
         self.drops += 1;
         self.count();
     }
@@ -193,7 +204,7 @@ mod tests {
     #[test]
     fn a_pinned_group_stays_however_many_come() {
         let mut table = Table::default();
-        table.pin(0, &Group::default());
+        table.pin(0, &Arc::default());
         (1..MANY).for_each(|number| table.insert(number, Group::default()));
         assert!(table.has(0) && table.groups.len() <= GROUPS_KEPT + 1);
         table.synced();
@@ -204,7 +215,7 @@ mod tests {
     #[test]
     fn what_was_written_is_bounded_once_it_is_durable() {
         let mut table = Table::default();
-        (0..MANY).for_each(|number| table.wrote(number, Group::default()));
+        (0..MANY).for_each(|number| table.wrote(number, Arc::default()));
         assert_eq!(table.groups.len(), MANY as usize, "nothing is durable");
         table.synced();
         assert!((1..=GROUPS_KEPT).contains(&table.groups.len()));

@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::format::header::STATES_AT;
 use crate::format::layout::{self, PAGE};
 use crate::format::state::State;
 use crate::volume::error::Result;
 
-use super::block::Group;
 use super::choose::{Job, kinds};
 use super::place::Change;
 use super::{GcmBody, Turn};
@@ -104,11 +104,13 @@ impl GcmBody {
         let first = layout::first_block(number);
         let new_len = layout::blocks_in(number, bytes.new_blocks) as usize;
         let mut group = match layout::blocks_in(number, bytes.old_blocks) {
-            0 => Group::default(),
+            0 => Arc::default(),
             _ => self.group_to_change(turn, number)?,
         };
         // New blocks without a record of their own are zeros of a sparse group.
-        group.resize(new_len);
+        if group.len() != new_len {
+            Arc::make_mut(&mut group).resize(new_len);
+        }
         let job = Job::new(number, group, bytes.old_blocks, bytes.new_blocks);
         let changed = bytes.blocks();
         let within = |block: u64| (block.saturating_sub(first) as usize).min(new_len);
