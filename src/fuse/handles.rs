@@ -94,13 +94,31 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `work` on this thread's read buffer, `len` bytes of it; what they hold is of no meaning.
+/// Bytes of a page of memory. The kernel takes an answer page by page: one that begins within a page costs it two for each.
+const PAGE: usize = 4096;
+
+/// Runs `work` on this thread's read buffer, `len` bytes of it from the beginning of a page; what they hold is of no meaning.
 pub(super) fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
     BUFFER.with_borrow_mut(|buffer| {
-        if buffer.len() < len {
-            buffer.resize(len, 0);
+        if buffer.len() < len + PAGE {
+            buffer.resize(len + PAGE, 0);
         }
-        let (room, _) = buffer.split_at_mut(len);
+        let start = buffer.as_ptr().align_offset(PAGE).min(PAGE); // or anywhere: it is only slower
+        let (_, room) = buffer.split_at_mut(start);
+        let (room, _) = room.split_at_mut(len);
         work(room)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_begins_with_a_page_however_it_grows() {
+        for len in [1, 4096, 5000, 131_072, 1 << 20, 100] {
+            let (start, size) = with_buffer(len, |buffer| (buffer.as_ptr().addr(), buffer.len()));
+            assert_eq!((start % PAGE, size), (0, len));
+        }
+    }
 }
