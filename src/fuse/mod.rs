@@ -17,6 +17,7 @@ mod handover;
 mod handshake;
 mod inodes;
 mod kernel;
+mod linger;
 mod mounted;
 mod mountpoint;
 mod opened;

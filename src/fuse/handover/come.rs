@@ -129,7 +129,7 @@ impl Handover {
         }
         let mut connection = Connection {
             adapter,
-            device,
+            device: Arc::new(device),
             handshake,
             config,
             others,
