@@ -64,6 +64,16 @@ pub(crate) enum Rule {
     PurgeUnsynced,
     /// 5: tags of names that went are dropped before the directory change is durable.
     NamesUnsynced,
+    /// A file encrypted anew takes its name before it is durable.
+    AnewUnsynced,
+    /// The name of a file encrypted anew is not durable at the end.
+    AnewNameUnsynced,
+    /// A copy becomes a volume before what was copied is durable.
+    CopyUnsynced,
+    /// A copy becomes a volume before it has a mount file.
+    CopyEarly,
+    /// A copy that shares ciphertext forgets a sync that failed before its last one.
+    ShareForgotten,
     /// An fsync that does nothing.
     FsyncIgnored,
     /// The keystore gets its name before its content is durable.

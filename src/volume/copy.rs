@@ -4,10 +4,12 @@
 //! Invariant: `strongroom.volume` appears last, when all else is whole and durable: a copy that was killed is no volume.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::broken::{Rule, broken};
 use crate::crypto::Secret;
 use crate::format::ids::{KeyId, VolumeId};
 use crate::format::mount_file::MountFile;
@@ -109,11 +111,12 @@ pub fn copy(
     let new = NewVolume::begin(&store.root(), &*provider, key, &shape, host)?;
     let id = new.file.volume;
     let whole = Arc::new(AtomicBool::new(false));
-    let copy = start(source, store, provider, new, host, &whole)?;
+    let share = options.share_data_keys;
+    let copy = start(source, store, provider, new, (host, share), &whole)?;
     let mut run = Run {
         from: source,
         to: &copy,
-        share: options.share_data_keys,
+        share,
         links: HashMap::new(),
         entries: 0,
         report: CopyReport {
@@ -128,6 +131,12 @@ pub fn copy(
     let closed = copy.close();
     copied?;
     closed?;
+    if !whole.load(Ordering::Acquire) {
+        return Err(io::Error::other(
+            "a sync failed while this copy was written, so it was not made a volume: empty the directory and copy again",
+        )
+        .into());
+    }
     Ok(report)
 }
 
@@ -150,7 +159,7 @@ fn start(
     store: Arc<dyn Store>,
     provider: Arc<dyn KeyProvider>,
     new: NewVolume,
-    host: &Host,
+    (host, share): (&Host, bool),
     whole: &Arc<AtomicBool>,
 ) -> Result<Arc<Volume>> {
     let NewVolume {
@@ -173,6 +182,7 @@ fn start(
         },
         mac: Arc::clone(&keys.mac),
         whole: Arc::clone(whole),
+        share,
         lock: Some(lock),
     };
     let env = Arc::new(Env::new(
@@ -199,21 +209,33 @@ struct Publish {
     file: VolumeFile,
     mount: MountFile,
     mac: Arc<Secret<32>>,
+    /// Before the end: all is copied. After it: the copy is a volume.
     whole: Arc<AtomicBool>,
+    /// There is ciphertext that no `FileState` wrote, nor could write again.
+    share: bool,
     lock: Option<VolumeLock>,
 }
 
 impl Closer for Publish {
     fn finish(&mut self, env: &Env) -> Result<()> {
         let _lock = self.lock.take();
-        if !self.whole.load(Ordering::Acquire) || !env.may_end_clean() {
-            return Ok(()); // why, is told already
+        if !self.whole.swap(false, Ordering::AcqRel) || !env.may_end_clean() {
+            return Ok(()); // `copy` tells why
+        }
+        if self.share && !broken(Rule::ShareForgotten) {
+            env.store_never_failed()?;
         }
         let root = &env.root;
-        env.store.sync()?;
-        root.sync()?;
+        if !broken(Rule::CopyUnsynced) {
+            env.store.sync()?;
+            root.sync()?;
+        }
+        if broken(Rule::CopyEarly) {
+            replace(root, names::VOLUME, &self.file.encode(&self.mac)?)?;
+        }
         replace(root, names::MOUNT, &self.mount.encode(&self.mac)?)?;
         replace(root, names::VOLUME, &self.file.encode(&self.mac)?)?;
+        self.whole.store(true, Ordering::Release);
         Ok(())
     }
 }

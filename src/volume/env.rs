@@ -1,7 +1,8 @@
 //! What every part of an open volume shares: the store, the keys, the epochs. Read-only after opening, but for the mark
 //! that a sync failed and was not repaired, and for the keys, which go when the volume locks.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use crate::format::ids::VolumeId;
@@ -43,6 +44,8 @@ pub(crate) struct Env {
     unclean: AtomicBool,
     /// Told once something of that kind happened.
     distrusted: OnceLock<Told>,
+    /// The errno of a sync of the store that failed; 0: none did.
+    store_failed: AtomicI32,
     /// Every file in doubt was settled: a clean end empties the list of unclean epochs.
     all_settled: AtomicBool,
 }
@@ -77,6 +80,7 @@ impl Env {
             epochs,
             unclean,
             distrusted: OnceLock::new(),
+            store_failed: AtomicI32::new(0),
             all_settled: AtomicBool::new(false),
         }
     }
@@ -108,6 +112,21 @@ impl Env {
     pub(crate) fn distrust(&self, why: &str) {
         if let Some(told) = self.distrusted.get() {
             told(why);
+        }
+    }
+
+    /// Notes that a sync of the store failed, which another may not tell of again.
+    pub(crate) fn note_store_failed(&self, error: &io::Error) {
+        let code = error.raw_os_error().unwrap_or(libc::EIO);
+        self.store_failed.store(code, Ordering::Relaxed);
+    }
+
+    /// Whether all syncs of the store went well: else the first thing that is lost may be what no `FileState` remembers and
+    /// writes again.
+    pub(crate) fn store_never_failed(&self) -> io::Result<()> {
+        match self.store_failed.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code)),
         }
     }
 

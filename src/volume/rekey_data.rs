@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::broken::{Rule, broken};
 use crate::format::names::{TMP_PREFIX, random_tmp};
 use crate::keys::KeyError;
 use crate::store::{Dir, File, Kind, RenameMode, SetTimes, Stat, TimeSpec};
@@ -267,7 +268,9 @@ impl Anew {
             placed: false,
         };
         copy_contents(old, &made.state, made.size)?;
-        made.state.sync(true)?;
+        if !broken(Rule::AnewUnsynced) {
+            made.state.sync(true)?;
+        }
         Ok(made)
     }
 
@@ -300,7 +303,9 @@ impl Anew {
         node.moved_to_inode(ino);
         node.checked_at(&self.known.parent, &self.known.stored);
         old.last_name_gone();
-        self.directory.sync()?;
+        if !broken(Rule::AnewNameUnsynced) {
+            self.directory.sync()?;
+        }
         Ok(Some(self.size))
     }
 
@@ -336,6 +341,9 @@ impl Anew {
             atime: Some(TimeSpec::At(before.atime)),
             mtime: Some(TimeSpec::At(before.mtime)),
         })?;
+        if broken(Rule::AnewUnsynced) {
+            return Ok(());
+        }
         self.state.sync(true)
     }
 }

@@ -301,6 +301,7 @@ impl Run<'_> {
             Ok(()) => lock(&settler.moved).synced(count),
             Err(error) => {
                 settler.env.distrust("a sync of the store failed");
+                settler.env.note_store_failed(&error);
                 let files = settler.lock_files();
                 files.values().for_each(|state| state.distrust_store());
                 drop(files);

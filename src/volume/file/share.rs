@@ -18,17 +18,18 @@ use crate::volume::file::shell::{Content, FileState};
 const ANEW: usize = layout::RECORDS_0 as usize;
 
 impl FileState {
-    /// Puts it on the settler's list if it is not settled; whether it is.
+    /// Mends a file in doubt, durably, and puts it on the settler's list unless it is settled; whether it had to.
     pub(crate) fn wants_settling(&self) -> Result<bool> {
         self.size()?;
         let content = self.content_shared();
         let Content::Body(body) = &*content else {
             return Ok(false);
         };
-        if body.is_durable() && body.is_settled() {
+        if body.is_durable() && !body.needs_mending() {
             return Ok(false);
         }
         self.note();
+        body.mend_all()?;
         Ok(true)
     }
 

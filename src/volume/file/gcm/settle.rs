@@ -19,11 +19,14 @@ use super::{GcmBody, Turn};
 const MENDED_AT_ONCE: u32 = 4096;
 
 impl GcmBody {
-    /// Whether settling has nothing to do.
+    /// Whether settling has nothing to do. A file in doubt of which all is mended has its settled epoch to come.
     pub(super) fn nothing_to_settle(&self) -> bool {
+        let groups = self.group_count();
         let memory = self.memory();
         let settled = !memory.head.state().flags.unsettled && memory.head.other().is_none();
+        let out_of_doubt = memory.doubt.in_doubt && memory.doubt.mended_groups >= groups;
         settled
+            && !out_of_doubt
             && memory.table.superseded().is_empty()
             && !memory.ledger.to_cut
             && !memory.ledger.to_mend
@@ -117,10 +120,14 @@ impl GcmBody {
         Ok(())
     }
 
+    fn group_count(&self) -> u32 {
+        layout::group_of(self.blocks().saturating_sub(1)) + 1
+    }
+
     fn write_settled_state(&self, turn: &Turn<'_>, names: &Names) -> Result<()> {
+        let groups = self.group_count();
         let (before, mended) = {
             let memory = self.memory();
-            let groups = layout::group_of(self.blocks().saturating_sub(1)) + 1;
             let mended = !memory.doubt.in_doubt || memory.doubt.mended_groups >= groups;
             (memory.head.state().clone(), mended)
         };

@@ -19,6 +19,8 @@ use crate::volume::{CreateOptions, InPlace, KeyLoss, OpenOptions, Result, Volume
 const KEYS: &[u8] = b"keys";
 const STATE: &[u8] = b"state";
 const VOLUME: &[u8] = b"volume";
+/// An empty directory, for a copy of the volume.
+pub(super) const COPY: &[u8] = b"copy";
 const CHEAP: Argon2Cost = Argon2Cost {
     memory_kib: 64,
     passes: 1,
@@ -109,16 +111,17 @@ pub(super) fn empty_disk(setup: &Setup) -> MemoryStore {
         atomic_page: true,
         unsafe_journal: false,
     });
-    for name in [KEYS, STATE, VOLUME] {
+    for name in [KEYS, STATE, VOLUME, COPY] {
         disk.root().make_dir(name, 0o700).unwrap();
     }
     disk
 }
 
-fn backing(disk: &Arc<dyn Store>) -> io::Result<Arc<dyn Store>> {
+/// A directory of the disk, as what a volume lies in.
+pub(super) fn backing(disk: &Arc<dyn Store>, name: &[u8]) -> io::Result<Arc<dyn Store>> {
     Ok(Arc::new(Below {
         inner: Arc::clone(disk),
-        root: disk.root().open_dir(VOLUME)?,
+        root: disk.root().open_dir(name)?,
     }))
 }
 
@@ -152,7 +155,14 @@ pub(super) fn init(disk: &Arc<dyn Store>, setup: &Setup) -> Result<()> {
         sparse: setup.sparse,
         envelope: Some(setup.envelope),
     };
-    create(&backing(disk)?, &keys, &key(&keys), &options, &host()).map(drop)
+    create(
+        &backing(disk, VOLUME)?,
+        &keys,
+        &key(&keys),
+        &options,
+        &host(),
+    )
+    .map(drop)
 }
 
 pub(super) fn key(keys: &Keystore) -> KeyId {
@@ -161,6 +171,15 @@ pub(super) fn key(keys: &Keystore) -> KeyId {
 
 /// Opens the keystore, then the volume, for writing.
 pub(super) fn mount(disk: &Arc<dyn Store>, setup: &Setup) -> Result<(Arc<Volume>, Arc<Keystore>)> {
+    mount_in(disk, setup, VOLUME)
+}
+
+/// As `mount`, of the volume in this directory.
+pub(super) fn mount_in(
+    disk: &Arc<dyn Store>,
+    setup: &Setup,
+    name: &[u8],
+) -> Result<(Arc<Volume>, Arc<Keystore>)> {
     let keys = Keystore::open(&place(disk)?, &[key_file(1)]);
     let keys = Arc::new(keys.map_err(crate::keys::KeyError::from)?);
     let options = OpenOptions {
@@ -179,7 +198,7 @@ pub(super) fn mount(disk: &Arc<dyn Store>, setup: &Setup) -> Result<(Arc<Volume>
         key_check: std::time::Duration::from_secs(3600),
     };
     let volume = open(
-        backing(disk)?,
+        backing(disk, name)?,
         Providers::from(keys.clone() as Arc<dyn KeyProvider>),
         &options,
     )?;
@@ -199,7 +218,7 @@ pub(super) fn empty_list(disk: &Arc<dyn Store>, closed: &Volume) {
     replace(&root, names::MOUNT, &mount.encode(mac).unwrap()).unwrap();
 }
 
-fn host() -> Host {
+pub(super) fn host() -> Host {
     Host {
         name: "host".into(),
         boot_id: "boot".into(),

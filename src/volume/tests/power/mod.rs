@@ -1,6 +1,8 @@
 //! Power cuts, kills and failed syncs on whole volumes with the real code: keystore, volume and pins on one recorded disk.
 //! After each, everything is opened again and compared with what the operations so far may have left.
 
+mod anew;
+mod copied;
 mod failing;
 mod keystore;
 mod machine;

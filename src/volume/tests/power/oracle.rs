@@ -68,6 +68,14 @@ impl Tree {
         self.put(path, ino);
     }
 
+    /// How many names the object at the end of this path has.
+    pub(super) fn links(&self, path: &[Vec<u8>]) -> usize {
+        let ino = self.find(path);
+        let objects = self.0.values();
+        let entries = objects.flat_map(|object| object.entries.values());
+        entries.filter(|entry| Some(**entry) == ino).count()
+    }
+
     /// Takes a name away.
     pub(super) fn take(&mut self, path: &Path) -> u64 {
         let (name, dir) = path.split_last().expect("a name");
@@ -345,6 +353,25 @@ impl Oracle {
         self.history.push(Arc::new(tree));
     }
 
+    /// The file at this path may be another object from now on, which durably holds the same.
+    pub(super) fn may_be_anew(&mut self, path: &Path, fresh: u64) {
+        let mut tree = self.tree().as_ref().clone();
+        let object = tree.get(path).clone();
+        let plain = tree.find(path).map_or(&[][..], |ino| self.plain(ino));
+        let contents = Contents::holding(plain.to_vec());
+        self.files.insert(fresh, contents);
+        tree.0.insert(fresh, object);
+        tree.put(path, fresh);
+        self.may_be(tree);
+    }
+
+    /// The number that a file has here whose own nobody knew, and which holds this.
+    fn being_made(&self, got: &[u8]) -> Option<u64> {
+        let mut made = self.files.iter().filter(|(ino, _)| **ino >= FRESH);
+        made.find(|(_, file)| file.check(got, self.grain).is_ok())
+            .map(|(ino, _)| *ino)
+    }
+
     /// A file may hold this from now on.
     pub(super) fn may_hold(&mut self, ino: u64, plain: &[u8]) {
         if let Some(file) = self.files.get_mut(&ino) {
@@ -403,13 +430,18 @@ impl Oracle {
     /// After a kill, or an operation that failed: names are as shown, contents too, and nothing more is durable.
     pub(super) fn goes_on_with(&mut self, shown: Shown) {
         for (ino, plain) in shown.contents {
+            let fresh = self
+                .being_made(&plain)
+                .filter(|_| !self.files.contains_key(&ino));
+            let made = fresh.and_then(|fresh| self.files.get(&fresh).cloned());
             let known = self
                 .files
                 .entry(ino)
-                .or_insert_with(|| Contents::holding(Vec::new()));
+                .or_insert_with(|| made.unwrap_or_else(|| Contents::holding(Vec::new())));
             known.note(&plain);
             known.plain = plain;
         }
+        self.files.retain(|ino, _| *ino < FRESH);
         self.history.push(Arc::new(shown.tree));
     }
 
@@ -436,7 +468,10 @@ impl Oracle {
                 None if self.files.contains_key(ino) => {
                     Contents::holding(self.plain(*ino).to_vec())
                 }
-                None => Contents::holding(Vec::new()),
+                None => match self.being_made(got) {
+                    Some(fresh) => self.files[&fresh].clone(),
+                    None => Contents::holding(Vec::new()),
+                },
             };
             either.check(got, self.grain)?;
         }
@@ -458,11 +493,19 @@ impl Oracle {
                 Some(file) => file
                     .check(got, self.grain)
                     .map_err(|error| format!("file {ino}: {error}"))?,
-                None if got.is_empty() => {}
+                None if got.is_empty() || self.being_made(got).is_some() => {}
                 None => return Err(format!("file {ino} came into being with contents")),
             }
         }
         Ok(())
+    }
+
+    /// Whether an object that was being made may have the attributes of this one.
+    fn was_made_so(&self, shown: &Tree, ino: u64) -> bool {
+        self.history.iter().any(|tree| {
+            let mut made = tree.0.range(FRESH..);
+            made.any(|(known, _)| tree.same_attributes(*known, shown, ino))
+        })
     }
 
     fn check_each(&self, shown: &Tree) -> Result<(), String> {
@@ -488,6 +531,9 @@ impl Oracle {
                 return Err(format!(
                     "entries of {ino} are as they never were: {shown:?}, known: {known:?}"
                 ));
+            }
+            if !known && object.kind == Kind::File && !self.was_made_so(shown, *ino) {
+                return Err(format!("{ino} came into being with other attributes"));
             }
             if !known && !object.entries.is_empty() {
                 return Err(format!("{ino} came into being with entries"));

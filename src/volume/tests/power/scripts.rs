@@ -9,7 +9,7 @@ use super::step::{Path, Step};
 
 use Step::*;
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 pub(super) fn at(path: &str) -> Path {
     let long = |name: &str| match name.strip_suffix('*') {
@@ -22,11 +22,11 @@ pub(super) fn at(path: &str) -> Path {
         .collect()
 }
 
-fn create(path: &str) -> Step {
+pub(super) fn create(path: &str) -> Step {
     Create(at(path))
 }
 
-fn write(path: &str, offset: usize, len: usize) -> Step {
+pub(super) fn write(path: &str, offset: usize, len: usize) -> Step {
     // Bytes that no other write has at the same place.
     static WRITES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     let seed = WRITES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -34,11 +34,11 @@ fn write(path: &str, offset: usize, len: usize) -> Step {
     Write(at(path), offset as u64, bytes)
 }
 
-fn fsync(path: &str) -> Step {
+pub(super) fn fsync(path: &str) -> Step {
     Fsync(at(path))
 }
 
-fn rename(from: &str, to: &str) -> Step {
+pub(super) fn rename(from: &str, to: &str) -> Step {
     Rename(at(from), at(to), Replace)
 }
 
@@ -480,7 +480,7 @@ pub(super) fn keys() -> Vec<(&'static str, Vec<Step>, Vec<Step>)> {
     ]
 }
 
-fn run(setup: Setup, samples: u64, scripts: Vec<(&str, Vec<Step>, Vec<Step>)>) {
+pub(super) fn run(setup: Setup, samples: u64, scripts: Vec<(&str, Vec<Step>, Vec<Step>)>) {
     let mut counts = Counts::default();
     for setup in both(setup) {
         for (name, before, script) in &scripts {
@@ -492,7 +492,7 @@ fn run(setup: Setup, samples: u64, scripts: Vec<(&str, Vec<Step>, Vec<Step>)>) {
     assert!(counts.cuts > 500);
 }
 
-const SAMPLES: u64 = 6;
+pub(super) const SAMPLES: u64 = 6;
 
 #[test]
 fn contents_in_gcm_siv() {

@@ -40,8 +40,8 @@ impl Counts {
 pub(super) struct Session {
     setup: Setup,
     disk: PowerStore,
-    volume: Arc<Volume>,
-    keys: Arc<Keystore>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) keys: Arc<Keystore>,
     pub(super) oracle: Oracle,
     pub(super) rng: Rng,
     log: Vec<String>,
@@ -58,7 +58,7 @@ type Expected = HashMap<u64, [Vec<u8>; 2]>;
 /// What became of a write by another thread; `None`: nothing synced, so it did not come to it.
 type Told = Arc<Mutex<Option<VolumeResult<()>>>>;
 
-type Outcome<T> = Result<T, String>;
+pub(super) type Outcome<T> = Result<T, String>;
 
 impl Session {
     /// A new volume, durable and mounted.
@@ -110,7 +110,7 @@ impl Session {
         self.disk.watch(permille, samples);
     }
 
-    fn what(&self, error: impl std::fmt::Display) -> String {
+    pub(super) fn what(&self, error: impl std::fmt::Display) -> String {
         format!("{error}, after {:?}", self.log)
     }
 
@@ -126,6 +126,11 @@ impl Session {
         self.log.push(step.to_string());
         let before = self.oracle.tree_count() - 1;
         let (fresh, mark) = (self.oracle.next_fresh(), self.oracle.mark());
+        if let Step::RekeyData(path) = step
+            && self.is_rekeyed(path)
+        {
+            self.oracle.may_be_anew(path, fresh);
+        }
         let names = step.names(self.oracle.tree(), fresh);
         if let Some(between) = step.names_between(self.oracle.tree())
             && !self.disk.is_dead()
@@ -213,6 +218,7 @@ impl Session {
                 let moved = self.volume.rekey(target, &mut |_| {});
                 self.proven(moved)
             }
+            Step::RekeyData(path) => self.rekey_data(path),
             _ => step.run(&self.volume).map_err(|error| error.to_string()),
         }
     }
@@ -250,6 +256,7 @@ impl Session {
                 let made = node(&self.volume, path).map_err(|error| self.what(error))?;
                 self.oracle.made(fresh, made.id());
             }
+            Step::RekeyData(path) if self.is_rekeyed(path) => self.rekeyed(path, fresh)?,
             Step::Fsync(path) | Step::DataSync(path) => {
                 let ino = self.oracle.tree().find(path).expect("a file");
                 self.oracle.content_synced(ino, mark);
@@ -285,8 +292,10 @@ impl Session {
         for _ in 0..self.rng.below(4) {
             self.random_step()?;
         }
-        if self.rng.below(4) == 0 {
-            self.step(&Step::Rotate)?;
+        match self.rng.below(8) {
+            0..=1 => self.step(&Step::Rotate)?,
+            2 => self.rekey_each_file()?,
+            _ => {}
         }
         self.finish()
     }
@@ -423,7 +432,7 @@ impl Session {
         &self.disk
     }
 
-    fn shared(&self) -> Arc<dyn Store> {
+    pub(super) fn shared(&self) -> Arc<dyn Store> {
         Arc::new(self.disk.clone())
     }
 }

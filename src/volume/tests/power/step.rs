@@ -45,6 +45,8 @@ pub(super) enum Step {
     Rotate,
     /// The volume goes to the key of this alias in the same keystore, and to this envelope.
     Rekey(&'static str, Envelope),
+    /// The file is encrypted anew.
+    RekeyData(Path),
 }
 
 impl std::fmt::Display for Step {
@@ -80,6 +82,7 @@ impl std::fmt::Display for Step {
             Self::Remount => write!(f, "remount"),
             Self::Rotate => write!(f, "rotate"),
             Self::Rekey(alias, envelope) => write!(f, "rekey {alias} {envelope:?}"),
+            Self::RekeyData(path) => write!(f, "rekey-data {}", show(path)),
         }
     }
 }
@@ -98,7 +101,7 @@ fn split(volume: &Volume, path: &Path) -> Result<(Arc<Node>, Vec<u8>)> {
 }
 
 impl Step {
-    /// Does it; `Remount` and `Rotate` are the session's.
+    /// Does it; what concerns more than names and contents is the session's.
     pub(super) fn run(&self, volume: &Arc<Volume>) -> Result<()> {
         match self {
             Self::Create(path) => {
@@ -167,7 +170,7 @@ impl Step {
                 let files = volume.settler.pass(Duration::ZERO).error;
                 files.map_or(Ok(()), Err).and(settle_moves(volume))
             }
-            Self::Remount | Self::Rotate | Self::Rekey(..) => Ok(()),
+            Self::Remount | Self::Rotate | Self::Rekey(..) | Self::RekeyData(_) => Ok(()),
         }
     }
 
@@ -304,7 +307,7 @@ impl Step {
             })
         };
         let free = |path: &Path| tree.find(path).is_none();
-        let step = match rng.below(40) {
+        let step = match rng.below(41) {
             0..=2 if files.len() < 6 => Self::Create(fresh(rng).filter(free)?),
             3..=4 if dirs.len() < 5 => Self::MakeDir(fresh(rng).filter(free)?),
             5 if named.len() < 14 => {
@@ -357,6 +360,7 @@ impl Step {
                     envelopes[rng.below(2) as usize],
                 )
             }
+            40 => Self::RekeyData(any(rng, &files)?),
             _ => return None,
         };
         Some(step)

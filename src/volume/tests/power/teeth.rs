@@ -2,6 +2,8 @@
 
 use crate::broken::{Rule, breaking};
 
+use super::anew::files_anew;
+use super::copied;
 use super::scripts::{contents, keys, names};
 use super::session::{Counts, both, exhaust};
 use super::{Setup, failing, keystore, random};
@@ -20,6 +22,8 @@ fn found(rule: Rule) -> Option<String> {
         KeystoreUnsynced | KeystoreNameUnsynced => {
             return keystore::both_journals(1).err();
         }
+        CopyUnsynced | CopyEarly | ShareForgotten => return copied::each_way(1).err(),
+        AnewUnsynced | AnewNameUnsynced => files_anew(),
         RewrapUnsynced | VolumeFileUnsynced | EpochNotWritten | CleanUnsynced => keys(),
         ReplaceUnsynced | TagUnsynced | SideFileUnsynced | NoDirFile | DirFileUnsynced
         | NoMarker | MarkerIgnored | PurgeUnsynced | NamesUnsynced => names(),
@@ -105,6 +109,11 @@ teeth! {
     a_marker_ignored: MarkerIgnored,
     a_directory_emptied_before_it_is_hidden: PurgeUnsynced,
     tags_dropped_before_their_names: NamesUnsynced,
+    a_file_anew_that_is_not_durable: AnewUnsynced,
+    a_file_anew_whose_name_is_not_durable: AnewNameUnsynced,
+    a_copy_that_is_a_volume_before_it_is_durable: CopyUnsynced,
+    a_copy_that_is_a_volume_without_a_mount_file: CopyEarly,
+    a_copy_that_forgets_a_failed_sync: ShareForgotten,
     an_fsync_that_does_nothing: FsyncIgnored,
     a_keystore_renamed_unsynced: KeystoreUnsynced,
     a_keystore_whose_directory_is_not_synced: KeystoreNameUnsynced,
