@@ -17,7 +17,8 @@ use crate::volume::sync::locked;
 /// The default ACL of a directory, as the kernel names it.
 pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
-const CAPABILITY: &[u8] = b"security.capability";
+/// What an executable file may do that its user may not.
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 /// Linux's limits, bytes.
 const NAME_MAX: usize = 255;
 const VALUE_MAX: usize = 64 * 1024;

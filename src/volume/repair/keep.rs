@@ -9,7 +9,7 @@ use crate::format::names::random_lost;
 use crate::store::{Dir, RenameMode, Stat, TimeSpec};
 use crate::volume::error::{Error, Result};
 use crate::volume::file::body::Body;
-use crate::volume::{Caller, Node, OpenFile, OpenFlags, SetAttr, Volume, dir};
+use crate::volume::{Caller, Node, OpenFile, OpenFlags, SetAttr, Volume, dir, xattr};
 
 const NAME: &[u8] = b"lost+found";
 /// Bytes of a name that are left for what happened.
@@ -22,6 +22,12 @@ const WRITE: OpenFlags = OpenFlags {
     append: false,
     truncate: false,
 };
+
+/// An extended attribute, deciphered.
+pub(super) struct Attribute {
+    pub(super) name: Vec<u8>,
+    pub(super) value: Vec<u8>,
+}
 
 /// The directory, open.
 pub(super) struct LostAndFound<'a> {
@@ -77,7 +83,8 @@ impl<'a> LostAndFound<'a> {
         Err(Error::errno(libc::EEXIST))
     }
 
-    /// Copies the sound blocks of `body` to a new file, at their offsets, with owner, mode and times of the old one.
+    /// Copies the sound blocks of `body` to a new file, at their offsets, with owner, mode, times and those `attributes` that
+    /// it can have; of the others a sentence each.
     pub(super) fn copy(
         &self,
         base: &str,
@@ -85,18 +92,39 @@ impl<'a> LostAndFound<'a> {
         body: &dyn Body,
         bad: &[(Range<u64>, &'static str)],
         stat: &Stat,
-    ) -> Result<String> {
+        attributes: &[Attribute],
+    ) -> Result<(String, Vec<String>)> {
         let (name, file) = self.make(base, what)?;
         let copied = self
             .fill(&file, body, bad)
             .and_then(|()| self.give(&name, body.size(), stat))
-            .and_then(|()| self.volume.fsync(&file, false));
-        if let Err(error) = copied {
-            drop(file);
-            self.volume.unlink(&self.node, name.as_bytes())?; // ours, and not whole: the damaged file stays in its place
-            return Err(error);
+            .and_then(|node| {
+                let left = self.give_attributes(&node, attributes);
+                self.volume.fsync(&file, false).map(|()| left)
+            });
+        match copied {
+            Ok(left) => Ok((name, left)),
+            Err(error) => {
+                drop(file);
+                self.volume.unlink(&self.node, name.as_bytes())?; // ours, and not whole: the damaged file stays in its place
+                Err(error)
+            }
         }
-        Ok(name)
+    }
+
+    /// Where the store takes one no more, the copy is worth more than that one.
+    fn give_attributes(&self, node: &Arc<Node>, attributes: &[Attribute]) -> Vec<String> {
+        let give = |attribute: &Attribute| {
+            let Attribute { name, value } = attribute;
+            let why = if name == xattr::CAPABILITY {
+                "a damaged file's copy gets no privileges".to_owned()
+            } else {
+                let set = self.volume.set_xattr(node, name, value, false, false);
+                set.err()?.to_string()
+            };
+            Some(format!("{}: {why}", name.escape_ascii()))
+        };
+        attributes.iter().filter_map(give).collect()
     }
 
     fn fill(
@@ -135,7 +163,7 @@ impl<'a> LostAndFound<'a> {
         Ok(())
     }
 
-    fn give(&self, name: &str, size: u64, stat: &Stat) -> Result<()> {
+    fn give(&self, name: &str, size: u64, stat: &Stat) -> Result<Arc<Node>> {
         let (node, _) = self.volume.lookup(&self.node, name.as_bytes())?;
         let set = SetAttr {
             size: Some(size),
@@ -145,7 +173,8 @@ impl<'a> LostAndFound<'a> {
             mtime: Some(TimeSpec::At(stat.mtime)),
             ..SetAttr::default()
         };
-        self.volume.set_attr(&node, &set, None).map(|_| ())
+        self.volume.set_attr(&node, &set, None)?;
+        Ok(node)
     }
 
     /// Writes a report, durably with everything in the directory.

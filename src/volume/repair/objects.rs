@@ -10,8 +10,9 @@ use crate::volume::check::{Finding, Locus, Part, Severity};
 use crate::volume::error::Result;
 use crate::volume::file::examine::{Holds, Tally, examine};
 use crate::volume::file::repair::{drop_other_halves, set_length};
-use crate::volume::repair::keep::LostAndFound;
+use crate::volume::repair::keep::{Attribute, LostAndFound};
 use crate::volume::repair::{Running, has};
+use crate::volume::xattr::is_kept;
 
 /// An object, and what was found of it.
 struct Damaged<'a> {
@@ -151,19 +152,30 @@ impl Running<'_> {
         let tally = seen.holds.inspect(0..u64::MAX, true);
         let (base, what) = (base_of(path), what_happened(findings, &seen.holds, &tally));
         let keep = LostAndFound::open(volume)?;
-        let copy = match seen.holds.body() {
-            Some(body) => Some(keep.copy(&base, &what, body, &tally.bad, stat)?),
-            None => None,
-        };
+        let (attributes, mut left) = self.attributes_of(dir, &at.entry)?;
         let mut text = report_text(path, findings);
-        match &copy {
-            Some(name) => {
+        let copy = match seen.holds.body() {
+            Some(body) => {
+                let (name, refused) =
+                    keep.copy(&base, &what, body, &tally.bad, stat, &attributes)?;
+                left.extend(refused);
                 let _ = writeln!(
                     text,
                     "\nWhat could be read of it is in \"{name}\", at its offsets."
                 );
+                Some(name)
             }
-            None => text.push_str("\nNothing of its contents could be read.\n"),
+            None => {
+                text.push_str("\nNothing of its contents could be read.\n");
+                for Attribute { name, value } in &attributes {
+                    let (name, value) = (name.escape_ascii(), value.escape_ascii());
+                    let _ = writeln!(text, "It has the attribute {name}: \"{value}\".");
+                }
+                None
+            }
+        };
+        for line in left {
+            let _ = writeln!(text, "Only the damaged file has the attribute {line}.");
         }
         for (run, why) in &tally.bad {
             let _ = writeln!(
@@ -174,6 +186,37 @@ impl Running<'_> {
             );
         }
         self.set_aside(path, dir, at, &keep, (&base, &what, text), copy)
+    }
+
+    /// The attributes of a damaged file that can be read, and a line for each that cannot.
+    fn attributes_of(
+        &self,
+        dir: &Arc<dyn Dir>,
+        entry: &[u8],
+    ) -> Result<(Vec<Attribute>, Vec<String>)> {
+        let keys = self.volume.env.keys()?;
+        let object = dir.xattrs_at(entry)?;
+        let (mut sound, mut left) = (Vec::new(), Vec::new());
+        let names = match object.xattr_names() {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Vec::new(),
+            names => names?,
+        };
+        for stored in names.into_iter().filter(|name| is_kept(name)) {
+            let read = || {
+                let value = object.xattr(&stored)?;
+                if !stored.starts_with(XATTR_PREFIX) {
+                    return Ok((stored.clone(), value));
+                }
+                let name = open_xattr_name(&keys.xattr_name, &stored)?;
+                let value = open_xattr_value(&keys.xattr_value, &stored, &value)?;
+                Result::Ok((name, value))
+            };
+            match read() {
+                Ok((name, value)) => sound.push(Attribute { name, value }),
+                Err(error) => left.push(format!("{}: {error}", stored.escape_ascii())),
+            }
+        }
+        Ok((sound, left))
     }
 
     /// Moves an entry whose content is lost to a hidden name, with a report.

@@ -1,6 +1,7 @@
 //! Volumes killed after any number of calls of the store, repaired, the repair killed too: afterwards everything is strict,
 //! nothing is in doubt, and every operation that had returned is there.
 
+mod attributes;
 mod rotations;
 
 use std::collections::BTreeMap;
