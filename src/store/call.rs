@@ -11,6 +11,8 @@ pub enum Call {
     Write,
     SetLen,
     Allocate,
+    /// `write_back`.
+    WriteBack,
     NextData,
     NextHole,
     /// `take_contents`.

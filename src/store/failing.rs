@@ -259,8 +259,8 @@ impl File for Failing<dyn File> {
         self.inner.will_need(offset, len);
     }
 
-    fn write_back(&self, offset: u64, len: u64) {
-        self.inner.write_back(offset, len);
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.pass(Call::WriteBack)?.write_back(offset, len)
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {

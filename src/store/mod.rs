@@ -229,8 +229,9 @@ pub trait File: Xattrs + Send + Sync {
     fn next_hole(&self, offset: u64) -> io::Result<Option<u64>>;
     /// Asks the store to read ahead this range (posix_fadvise WILLNEED); best effort.
     fn will_need(&self, offset: u64, len: u64);
-    /// Asks the store to begin to write back this range (sync_file_range WRITE), without waiting; best effort, promises nothing.
-    fn write_back(&self, offset: u64, len: u64);
+    /// Asks the store to begin to write back this range (sync_file_range WRITE), without waiting; it promises
+    /// nothing. An error may be one that no sync tells of.
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Sets the permission bits.
     fn set_mode(&self, mode: u32) -> io::Result<()>;
     /// Sets owner and group; `None` leaves one alone.

@@ -308,7 +308,7 @@ fn syncs_go_well_and_totals_make_sense() {
     over_all_stores(|root: &_, store: &dyn Store| {
         let file = root.create(b"f", 0o600).unwrap();
         file.will_need(0, 4096);
-        file.write_back(0, 4096);
+        file.write_back(0, 4096).unwrap();
         file.sync_data().unwrap();
         file.sync_all().unwrap();
         root.sync().unwrap();

@@ -161,7 +161,9 @@ impl File for MemoryFile {
 
     fn will_need(&self, _offset: u64, _len: u64) {}
 
-    fn write_back(&self, _offset: u64, _len: u64) {}
+    fn write_back(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.call(Call::SetMode, |tree, ino| {

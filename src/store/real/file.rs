@@ -156,8 +156,8 @@ impl File for RealFile {
         }
     }
 
-    fn write_back(&self, offset: u64, len: u64) {
-        write_back::begin(&self.fd, offset, len);
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        write_back::begin(&self.fd, offset, len)
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {

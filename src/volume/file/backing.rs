@@ -1,11 +1,11 @@
 //! The one backing descriptor of a file, as its body holds it: first opened as the caller could, later replaced in place
 //! by one that can write. Invariant: once a writable descriptor is there, nothing goes through the first one, so that
-//! a failed writeback is reported where the file's syncs ask.
+//! a failed writeback is reported where the file's syncs ask; one that was begun ahead of them is, too.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::store::{Allocate, File, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs};
 
@@ -14,6 +14,8 @@ pub(crate) struct Backing {
     first: Arc<dyn File>,
     writable: OnceLock<Arc<dyn File>>,
     stream: Mutex<Stream>,
+    /// What a writeback begun ahead failed with, until a sync has told it: the kernel may not.
+    failed: Mutex<Option<io::Error>>,
 }
 
 /// Large writes that go through the file from front to back. They are written back while they go on, not all at the sync
@@ -60,6 +62,7 @@ impl Backing {
             first: file.clone(),
             writable: OnceLock::new(),
             stream: Mutex::default(),
+            failed: Mutex::default(),
         };
         if writable {
             backing.make_writable(file);
@@ -77,9 +80,29 @@ impl Backing {
         let portion = stream.wrote(offset, len as u64);
         drop(stream);
         if let Some(portion) = portion {
-            self.file()
-                .write_back(portion.start, portion.end - portion.start);
+            self.begin_write_back(portion.start, portion.end - portion.start);
         }
+    }
+
+    fn begin_write_back(&self, offset: u64, len: u64) {
+        if let Err(error) = self.file().write_back(offset, len) {
+            self.lock_failed().get_or_insert(error);
+        }
+    }
+
+    /// Whether a sync of this file has a failure to tell of, whatever the store says of itself.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.lock_failed().is_some()
+    }
+
+    fn lock_failed(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A failure that was kept makes a good sync a failed one, once.
+    fn told(&self, synced: io::Result<()>) -> io::Result<()> {
+        let failed = self.lock_failed().take();
+        synced.and(failed.map_or(Ok(()), Err))
     }
 
     /// Whether a writable descriptor is there.
@@ -161,10 +184,10 @@ impl File for Backing {
         self.file().set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.file().sync_data()
+        self.told(self.file().sync_data())
     }
     fn sync_all(&self) -> io::Result<()> {
-        self.file().sync_all()
+        self.told(self.file().sync_all())
     }
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> io::Result<()> {
         self.file().allocate(how, offset, len)
@@ -178,8 +201,9 @@ impl File for Backing {
     fn will_need(&self, offset: u64, len: u64) {
         self.file().will_need(offset, len);
     }
-    fn write_back(&self, offset: u64, len: u64) {
-        self.file().write_back(offset, len);
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.begin_write_back(offset, len);
+        Ok(())
     }
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.file().set_mode(mode)

@@ -68,6 +68,9 @@ impl Settling {
 
     /// After a sync that began after `begin` or the last step and ended well: whether it covered the whole file.
     pub(in crate::volume) fn synced(&self) -> bool {
+        if self.state.backing.has_failed() {
+            return false;
+        }
         let mut owed = self.state.lock_owed();
         if !owed.store_synced(self.owed) {
             return false;
@@ -86,7 +89,7 @@ impl Settling {
             .body
             .as_ref()
             .is_some_and(|(body, mark)| body.mark() == *mark && !body.is_durable());
-        body_failed || self.state.lock_owed().distrusts_store()
+        body_failed || self.state.backing.has_failed() || self.state.lock_owed().distrusts_store()
     }
 
     /// Takes a step. False: the file changed meanwhile and waits for another pass.

@@ -202,8 +202,8 @@ impl File for Held<dyn File> {
         self.inner.will_need(offset, len);
     }
 
-    fn write_back(&self, offset: u64, len: u64) {
-        self.inner.write_back(offset, len);
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.inner()?.write_back(offset, len)
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {

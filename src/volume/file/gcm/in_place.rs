@@ -104,7 +104,8 @@ impl GcmBody {
         if let (Some(first), Some(last)) = (groups.first(), groups.last()) {
             let start = layout::tag_page_offset(first.job.number);
             let end = layout::tag_page_offset(last.job.number + 1);
-            self.backing.write_back(start, end.saturating_sub(start));
+            let begun = self.backing.write_back(start, end.saturating_sub(start));
+            begun.unwrap_or_else(|error| tracing::debug!("writeback: {error}")); // kept for the next sync
         }
     }
 

@@ -24,6 +24,33 @@ fn a_write_that_fails_leaves_size_and_older_bytes() {
     assert_eq!(all(&file), grown);
 }
 
+/// The kernel tells whoever begins a writeback that it failed, and need not tell a later sync.
+#[test]
+fn a_writeback_that_failed_ahead_of_a_sync_is_told_by_it_and_the_pages_are_written_again() {
+    for suite in [Suite::Gcm, Suite::Xts] {
+        for settled in [false, true] {
+            let broken = breakable(suite);
+            let file = broken.mounted.file("f");
+            broken.store.fail_once(&[Call::WriteBack], 0, libc::ENOSPC);
+            for at in 0..9 {
+                file.write(at << 20, &vec![1; 1 << 20]).unwrap();
+            }
+            if settled {
+                let pass = broken.mounted.settler.pass(Duration::ZERO);
+                assert_eq!(pass.error.unwrap().code(), libc::ENOSPC);
+                assert_eq!(pass.left, 1);
+            } else {
+                assert_eq!(file.sync(false).unwrap_err().code(), libc::ENOSPC);
+            }
+            let before = broken.memory.writes();
+            file.sync(false).unwrap();
+            let again = broken.memory.writes().since(&before).of(Call::Write);
+            assert!(again > 1, "{again} writes");
+            assert_eq!(all(&file), vec![1; 9 << 20]);
+        }
+    }
+}
+
 #[test]
 fn a_first_write_that_fails_leaves_an_empty_file() {
     for calls in [Call::Write, Call::SetLen] {
