@@ -202,15 +202,13 @@ pub(crate) fn open_at(
         }
         None => {
             let opened = open_backing(&volume.env, node, entry, write)?;
-            let state = adopt(volume, node, opened.file, opened.writable, entry);
-            state.opened_with(opened.len);
-            Ok(state)
+            Ok(adopt(volume, node, opened, entry, false))
         }
     }
 }
 
-/// The state of a file just made, through the creator's descriptor. Since then the names of its directory are locked: whoever
-/// gives it another one finds this state.
+/// The state of a file just made, through the creator's descriptor. Since then the names of its directory are locked: nobody
+/// else has it yet, and whoever gives it another name finds this state.
 pub(crate) fn created(
     volume: &Volume,
     node: &Arc<Node>,
@@ -218,41 +216,37 @@ pub(crate) fn created(
     entry: &Entry,
 ) -> Arc<FileState> {
     let _one = locked(&node.opening);
-    match volume.files.live_for(node, true) {
-        Some((state, writable)) => {
-            // Somebody looked it up and opened it at once.
-            if !writable {
-                state.make_writable(backing);
-                volume.files.now_writable(node.ino());
-            }
-            state
-        }
-        None => {
-            let state = adopt(volume, node, backing, true, entry);
-            state.opened_with(0);
-            state.was_made_as(node.ino());
-            state
-        }
-    }
+    let opened = Opened {
+        file: backing,
+        writable: true,
+        len: 0,
+    };
+    adopt(volume, node, opened, entry, true)
 }
 
 fn adopt(
     volume: &Volume,
     node: &Arc<Node>,
-    backing: Arc<dyn File>,
-    writable: bool,
+    opened: Opened,
     entry: &Entry,
+    made: bool,
 ) -> Arc<FileState> {
     let (here, directory) = (entry.place.clone(), Arc::clone(entry.dir));
     let state = FileState::new(
         &volume.env,
         &volume.settler,
-        backing,
-        writable,
+        opened.file,
+        opened.writable,
         here,
         directory,
     );
+    // All before it is in the table, where others find it: the length would be an old one to who had it by then.
+    state.opened_with(opened.len);
+    if made {
+        state.was_made_as(node.ino());
+    }
     node.nothing_checked();
+    let writable = opened.writable;
     volume.files.insert(node, node.ino(), &state, writable);
     state
 }
