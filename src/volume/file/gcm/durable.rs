@@ -54,6 +54,13 @@ impl GcmBody {
     }
 
     /// Whether a sync that began after `mark` was taken and ended well covered everything; if so, everything is durable.
+    ///
+    /// A writer may be at work: this takes no turn, since a pass would wait for it. `mark` was taken with the turn, and every
+    /// change is counted before it is made, so an equal count says that this writer has put nothing on the store yet, and what
+    /// it read from memory is from before the sync. It takes less for durable than is: it chooses slots that are free all the
+    /// same, and halves which the sync has just covered, not those that were durable before. These are still whole, nothing
+    /// counts on the newer ones yet (an fsync has to wait for the turn, and finds a change then; so does the next step of
+    /// settling), and a slot that this frees is taken by nobody but the writer, whose own groups do not know of it.
     pub(super) fn covered(&self, mark: Mark) -> bool {
         let mut memory = self.memory();
         let unchanged = memory.ledger.changes == mark.0 || broken(Rule::MarkIgnored);
