@@ -46,6 +46,9 @@ fn reexec(sandbox: &Sandbox) {
 /// Unmounts, and has `check` look at every byte.
 fn ends_whole(sandbox: &Sandbox) {
     sandbox.umount();
+    let mount = std::fs::read_to_string(sandbox.vault().join("strongroom.mount")).unwrap();
+    let mut parts = serde_json::Deserializer::from_str(&mount).into_iter::<serde_json::Value>();
+    assert_eq!(parts.next().unwrap().unwrap()["clean"], true, "{mount}");
     sandbox.ok(&["check", "vault"]);
 }
 

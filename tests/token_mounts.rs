@@ -4,10 +4,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use rustix::fs::XattrFlags;
+use serde_json::Value;
 use support::Sandbox;
 use support::tokens::{Access, KINDS, TestToken};
 
@@ -186,4 +189,91 @@ fn a_token_that_was_away_serves_the_mount_again() {
     write(&sandbox, 60);
     assert_whole(&sandbox, 60);
     sandbox.umount();
+}
+
+/// The files of a vault by their stored names.
+fn stored(sandbox: &Sandbox) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(sandbox.vault()).unwrap();
+    let files = entries.map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.is_file() && !path.ends_with("strongroom.lock"))
+        .map(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read(path).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn a_volume_whose_key_is_in_a_token_is_repaired_and_without_the_token_left_alone() {
+    for envelope in ["direct", "volume"] {
+        let token = TestToken::soft_hsm();
+        let sandbox = volume_on(&token, &["--envelope", envelope]);
+        let pin = token.pin_file();
+        let check = |more: &[&str]| {
+            let args = [&["--pin-file", pin.to_str().unwrap(), "check"], more];
+            let output = sandbox.run(&[&args.concat()[..], &["--json", "vault"]].concat());
+            let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+            (output.status.code().unwrap(), report)
+        };
+        mount(&sandbox, &token);
+        write(&sandbox, 1);
+        let before = stored(&sandbox);
+        let mut names = before
+            .keys()
+            .filter(|name| !name.starts_with("strongroom."));
+        let target = sandbox.vault().join(names.next().unwrap());
+        assert_eq!(names.next(), None);
+        write(&sandbox, 4);
+        fs::write(sandbox.mnt().join("f0"), [7; 5_000]).unwrap();
+        let note = || "user.note".to_owned();
+        rustix::fs::setxattr(
+            sandbox.mnt().join("f0"),
+            note(),
+            b"kept",
+            XattrFlags::empty(),
+        )
+        .unwrap();
+        sandbox.umount();
+
+        let damaged = fs::OpenOptions::new().write(true).open(&target).unwrap();
+        damaged.write_all_at(&[0xA5; 16], 4096 + 100).unwrap();
+        fs::remove_file(sandbox.vault().join("strongroom.mount")).unwrap();
+        let before = stored(&sandbox);
+        let (here, away) = (token.dir.join("tokens"), token.dir.join("away"));
+        fs::rename(&here, &away).unwrap();
+        let (code, report) = check(&["--repair"]);
+        assert!(![0, 15].contains(&code), "{report:#}");
+        assert!(
+            stored(&sandbox) == before,
+            "what cannot be judged is changed"
+        );
+        let _ = fs::remove_dir_all(&here);
+        fs::rename(&away, &here).unwrap();
+
+        let (code, report) = check(&["--repair"]);
+        assert_eq!(code, 15, "{report:#}");
+        let (code, report) = check(&[]);
+        assert_eq!(
+            (code, &report["damaged"]),
+            (0, &Value::from(0)),
+            "{report:#}"
+        );
+        mount(&sandbox, &token);
+        for n in 1..4 {
+            let read = fs::read(sandbox.mnt().join(format!("f{n}"))).unwrap();
+            assert!(read == vec![n as u8; 5_000], "file {n}");
+        }
+        assert!(!sandbox.mnt().join("f0").exists());
+        let saved = sandbox.mnt().join("lost+found/f0 (1 of 2 blocks lost)");
+        let content = fs::read(&saved).unwrap();
+        assert!(content == [vec![0; 4096], vec![7; 904]].concat());
+        let mut value = [0; 8];
+        let length = rustix::fs::getxattr(&saved, note(), &mut value[..]).unwrap();
+        assert_eq!(value[..length], *b"kept");
+        write(&sandbox, 6);
+        assert_whole(&sandbox, 6);
+        sandbox.umount();
+        assert_eq!(check(&[]).0, 0);
+    }
 }
