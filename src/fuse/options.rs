@@ -30,7 +30,7 @@ pub struct MountOptions {
     pub tune: bool,
     /// Threads that serve requests; without it, twice the processors and at least 4.
     pub threads: Option<usize>,
-    /// How long a serving thread looks out for the next request before it sleeps for it.
+    /// How long a serving thread looks out for the next request before it sleeps for it; zero (the default): not at all.
     pub linger: Duration,
     /// Whether whole groups may be overwritten in place.
     pub in_place: InPlace,
@@ -66,8 +66,6 @@ const KNOWN: &str = "allow_other, ro, rw, suid, nosuid, dev, nodev, exec, noexec
                      supervise, no-tune, max-threads=N, linger=MICROSECONDS, inplace=auto|never|always, on-key-loss=keep|grace=DURATION|lock, key-check=DURATION";
 /// More threads than this only take memory.
 const MAX_THREADS: usize = 256;
-/// Short against what a request costs, long against what a program does between two (docs/PERFORMANCE.md).
-const LINGER: Duration = Duration::from_micros(30);
 const MAX_LINGER: Duration = Duration::from_micros(1000);
 
 impl MountOptions {
@@ -85,7 +83,7 @@ impl MountOptions {
             supervise: false,
             tune: true,
             threads: None,
-            linger: LINGER,
+            linger: Duration::ZERO,
             in_place: InPlace::Auto,
             on_key_loss: KeyLoss::Keep,
             key_check: CHECK_EVERY,
