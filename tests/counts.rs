@@ -139,7 +139,7 @@ fn with_volume(cipher: &str, work: impl FnOnce(&mut Counted)) {
     }
     fs::create_dir(mnt.join("empty")).unwrap();
     sandbox.umount();
-    let daemon = Daemon::with(&sandbox, "max-threads=1,linger=0"); // its looks at the device are as many as time allows
+    let daemon = Daemon::with(&sandbox, "max-threads=1");
     let mut counted = Counted::on(&sandbox, &daemon);
     // What the kernel asks for once in a mount, and believes the refusal: FLUSH, OPENDIR, STATX.
     counted.prepare_and_close(|mnt| {

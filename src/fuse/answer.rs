@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use fuser::Errno;
 
-use super::{errno, gate, linger};
+use super::{errno, gate};
 use crate::volume::{Result, Volume};
 
 /// A reply that can be a refusal.
@@ -72,7 +72,7 @@ pub(super) fn answer<R: Refuse, T>(
     work: impl FnOnce() -> Result<T>,
     send: impl FnOnce(R, T),
 ) {
-    let Some(inside) = gate::enter() else {
+    let Some(_inside) = gate::enter() else {
         return reply.refuse(Errno::EIO); // to nobody: the kernel sends the request again
     };
     let done = caught(call, work);
@@ -81,8 +81,6 @@ pub(super) fn answer<R: Refuse, T>(
         Ok(done) => send(reply, done),
         Err(errno) => reply.refuse(errno),
     }
-    drop(inside);
-    linger::linger();
 }
 
 /// As `answer`, for work that fills the reply.
@@ -92,7 +90,7 @@ pub(super) fn fill<R: Refuse>(
     work: impl FnOnce(&mut R) -> Result<()>,
     send: impl FnOnce(R),
 ) {
-    let Some(inside) = gate::enter() else {
+    let Some(_inside) = gate::enter() else {
         return reply.refuse(Errno::EIO);
     };
     let done = caught(call, || work(&mut reply));
@@ -101,8 +99,6 @@ pub(super) fn fill<R: Refuse>(
         Ok(()) => send(reply),
         Err(errno) => reply.refuse(errno),
     }
-    drop(inside);
-    linger::linger();
 }
 
 /// Does work that has no answer.

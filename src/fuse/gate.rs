@@ -40,11 +40,6 @@ pub(super) fn enter() -> Option<Inside<'static>> {
     GATE.enter()
 }
 
-/// Whether anybody is inside.
-pub(super) fn is_used() -> bool {
-    GATE.inside.load(Ordering::Relaxed) > 0
-}
-
 /// Shuts the gate and waits until nobody is inside; false, and open again, if that takes longer.
 pub(super) fn shut(patience: Duration) -> bool {
     GATE.shut(patience)

@@ -17,7 +17,6 @@ mod handover;
 mod handshake;
 mod inodes;
 mod kernel;
-mod linger;
 mod mounted;
 mod mountpoint;
 mod opened;

@@ -30,8 +30,6 @@ pub struct MountOptions {
     pub tune: bool,
     /// Threads that serve requests; without it, twice the processors and at least 4.
     pub threads: Option<usize>,
-    /// How long a serving thread looks out for the next request before it sleeps for it; zero (the default): not at all.
-    pub linger: Duration,
     /// Whether whole groups may be overwritten in place.
     pub in_place: InPlace,
     /// What becomes of the mount when its master key is disabled or gone.
@@ -63,10 +61,9 @@ pub enum OptionError {
 }
 
 const KNOWN: &str = "allow_other, ro, rw, suid, nosuid, dev, nodev, exec, noexec, atime, noatime, relatime, writeback, \
-                     supervise, no-tune, max-threads=N, linger=MICROSECONDS, inplace=auto|never|always, on-key-loss=keep|grace=DURATION|lock, key-check=DURATION";
+                     supervise, no-tune, max-threads=N, inplace=auto|never|always, on-key-loss=keep|grace=DURATION|lock, key-check=DURATION";
 /// More threads than this only take memory.
 const MAX_THREADS: usize = 256;
-const MAX_LINGER: Duration = Duration::from_micros(1000);
 
 impl MountOptions {
     /// The defaults: nosuid, nodev, write-through, for the mounting user alone.
@@ -83,7 +80,6 @@ impl MountOptions {
             supervise: false,
             tune: true,
             threads: None,
-            linger: Duration::ZERO,
             in_place: InPlace::Auto,
             on_key_loss: KeyLoss::Keep,
             key_check: CHECK_EVERY,
@@ -104,7 +100,6 @@ impl MountOptions {
             .map_or((option, None), |(name, value)| (name, Some(value)))
         {
             ("max-threads", Some(value)) => self.threads = Some(threads(value)?),
-            ("linger", Some(value)) => self.linger = linger(value)?,
             ("inplace", Some(value)) => self.in_place = in_place(value)?,
             ("on-key-loss", Some(value)) => self.on_key_loss = value.parse()?,
             ("key-check", Some(value)) => self.key_check = parse_duration(value)?,
@@ -154,19 +149,6 @@ fn threads(value: &str) -> Result<usize, OptionError> {
         })
 }
 
-fn linger(value: &str) -> Result<Duration, OptionError> {
-    value
-        .parse()
-        .ok()
-        .map(Duration::from_micros)
-        .filter(|time| *time <= MAX_LINGER)
-        .ok_or_else(|| OptionError::Value {
-            option: "linger",
-            takes: "a number of microseconds from 0 to 1000",
-            value: value.to_owned(),
-        })
-}
-
 fn in_place(value: &str) -> Result<InPlace, OptionError> {
     match value {
         "auto" => Ok(InPlace::Auto),
@@ -191,11 +173,8 @@ mod tests {
 
     #[test]
     fn later_options_win() {
-        let options = taken(
-            "suid,dev,noexec,noatime,nosuid,exec,max-threads=3,linger=5,linger=0,inplace=never",
-        )
-        .unwrap();
-        assert_eq!(options.linger, Duration::ZERO);
+        let options =
+            taken("suid,dev,noexec,noatime,nosuid,exec,max-threads=3,inplace=never").unwrap();
         let wanted = (false, true, false, true, Some(3), InPlace::Never);
         let (suid, dev, noexec) = (options.suid, options.dev, options.noexec);
         assert_eq!(
@@ -268,8 +247,6 @@ mod tests {
             "max-threads=0",
             "max-threads=257",
             "max-threads=x",
-            "linger=1001",
-            "linger=-1",
             "inplace=maybe",
         ] {
             assert!(

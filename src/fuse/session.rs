@@ -15,7 +15,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::handover::{Coming, Connection, Handover};
 use super::handshake::Handshake;
-use super::linger;
 use super::mounted::Mounted;
 use super::mountpoint::{self, ServeError};
 use super::options::MountOptions;
@@ -85,7 +84,6 @@ pub fn serve(
             .iter()
             .for_each(|mounted| mounted.tune(options.writeback));
     }
-    linger::at(&connection.device, options.linger);
     let server = || handover.serve(connection, session);
     let served = run(server, signals.as_ref(), mounted.as_ref(), ready);
     volume.when_locked(None);
@@ -110,7 +108,7 @@ fn begin(
     })?;
     let connection = Connection {
         adapter,
-        device: Arc::new(device),
+        device,
         handshake,
         config,
         others: Vec::new(),

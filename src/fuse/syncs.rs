@@ -8,8 +8,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::linger;
-
 /// Threads beside the serving ones at most.
 const BESIDE: usize = 64;
 /// How long such a thread waits for another sync before it ends: starting one costs as much as all else about a request.
@@ -101,7 +99,6 @@ impl Shared {
     }
 
     fn work(&self) {
-        linger::never_here();
         let mut state = self.lock();
         loop {
             if let Some(sync) = state.waiting.pop_front() {

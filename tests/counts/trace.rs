@@ -36,7 +36,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Attaches to the daemon of this process id, mounted there with `max-threads=1,linger=0`.
+    /// Attaches to the daemon of this process id, mounted there with `max-threads=1`.
     pub fn of(daemon: u32, mnt: &Path, log: PathBuf) -> Self {
         rustix::fs::statvfs(mnt).unwrap(); // it serves
         let thread = serving_thread(daemon);

@@ -129,7 +129,7 @@ impl Handover {
         }
         let mut connection = Connection {
             adapter,
-            device: Arc::new(device),
+            device,
             handshake,
             config,
             others,

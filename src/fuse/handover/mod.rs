@@ -65,7 +65,7 @@ enum Turn {
 /// What a session is made of, but the session.
 pub(super) struct Connection {
     pub(super) adapter: Adapter,
-    pub(super) device: Arc<OwnedFd>,
+    pub(super) device: OwnedFd,
     pub(super) handshake: Handshake,
     pub(super) config: Config,
     /// The other descriptors of this connection, until the requests that were read through them were sent again.

@@ -229,7 +229,7 @@ impl Supervised {
         let session = handshake.again(adapter.again(), config.clone())?;
         let mut connection = Connection {
             adapter,
-            device: Arc::new(came.device),
+            device: came.device,
             handshake,
             config,
             others: Vec::new(),
