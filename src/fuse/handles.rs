@@ -30,16 +30,13 @@ pub(super) struct Handles {
 }
 
 impl Handles {
-    /// Takes an open file in and gives it a number, from 1 up.
-    pub(super) fn insert(&self, file: OpenFile, node: Arc<Node>) -> FileHandle {
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.shard(number)
-            .insert(number, Arc::new(Handle { file, node }));
-        FileHandle(number)
+    /// A number for an open file that is to be `put`, from 1 up.
+    pub(super) fn next(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Puts a file back under the number that the kernel has for it.
-    pub(super) fn put_back(&self, number: u64, file: OpenFile, node: Arc<Node>) {
+    /// Takes a file in under `next`, or back under the number that the kernel has for it.
+    pub(super) fn put(&self, number: u64, file: OpenFile, node: Arc<Node>) {
         self.last.fetch_max(number, Ordering::Relaxed);
         self.shard(number)
             .insert(number, Arc::new(Handle { file, node }));

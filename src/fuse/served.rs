@@ -73,10 +73,10 @@ impl Adapter {
 
     /// Gives an open file a number, which the log knows before the kernel does.
     pub(super) fn opened(&self, file: OpenFile, node: Arc<Node>) -> Result<u64> {
-        let handle = self.handles.insert(file, node);
-        self.volume
-            .log_opened(handle.0, &self.handles.find(handle)?.file)?;
-        Ok(handle.0)
+        let number = self.handles.next();
+        self.volume.log_opened(number, &file)?;
+        self.handles.put(number, file, node);
+        Ok(number)
     }
 
     /// Counts a lookup of a node that is about to be named to the kernel.

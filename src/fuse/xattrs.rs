@@ -6,11 +6,8 @@ use fuser::ReplyXattr;
 
 use super::opened::{by_number, is};
 use super::served::Adapter;
-use crate::volume::{Error, Node, Result, Volume};
+use crate::volume::{ACCESS_ACL, CAPABILITY, Error, Node, Result, Volume};
 
-const CAPABILITY: &[u8] = b"security.capability";
-/// A file's ACL, as the kernel names it.
-const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// Names that only the administrator is shown.
 const TRUSTED: &[u8] = b"trusted.";
 

@@ -86,3 +86,4 @@ pub use rekey::Target;
 pub use rekey_data::{RefusedFile, RekeyData, RekeyDataProgress};
 pub use repair::{Action, Repair, restore};
 pub use rotate::{Phase, Progress, Rotation};
+pub(crate) use xattr::{ACCESS_ACL, CAPABILITY};

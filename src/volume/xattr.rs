@@ -16,7 +16,8 @@ use crate::volume::sync::locked;
 
 /// The default ACL of a directory, as the kernel names it.
 pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
-const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+/// A file's ACL, as the kernel names it.
+pub(crate) const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// What an executable file may do that its user may not.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 /// Linux's limits, bytes.

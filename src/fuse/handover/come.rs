@@ -159,7 +159,7 @@ fn restore(adapter: &Adapter, state: State, descriptors: Vec<OwnedFd>) -> Result
         };
         let node = adapter.inodes.find(INodeNo(open.node))?;
         let file = restored.open(open.node, open.file, flags)?;
-        adapter.handles.put_back(open.number, file, node);
+        adapter.handles.put(open.number, file, node);
     }
     adapter.handles.go_on_after(state.head.last_handle);
     Ok(())

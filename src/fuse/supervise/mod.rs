@@ -257,7 +257,7 @@ impl Supervised {
         adapter.handles.go_on_after(rebuilt.last_handle);
         for (opened, file) in rebuilt.handles {
             let node = Arc::clone(file.node());
-            adapter.handles.put_back(opened.number, file, node);
+            adapter.handles.put(opened.number, file, node);
         }
         Ok(())
     }
