@@ -16,31 +16,13 @@ mod kept;
 #[path = "reexec/storms.rs"]
 mod storms;
 
-use std::path::PathBuf;
-
-use strongroom::fuse::control::Client;
 use support::Sandbox;
-
-/// The control socket of the sandbox's one mount.
-fn socket(sandbox: &Sandbox) -> PathBuf {
-    let entries = std::fs::read_dir(sandbox.path("run")).unwrap();
-    let mut paths = entries.map(|entry| entry.unwrap().path());
-    paths
-        .find(|path| path.extension().is_some_and(|last| last == "sock"))
-        .expect("a control socket")
-}
-
-/// The process that serves the mount.
-fn pid(sandbox: &Sandbox) -> u64 {
-    let about = Client::connect(&socket(sandbox)).unwrap().info().unwrap();
-    about["pid"].as_u64().unwrap()
-}
 
 /// Gives the mount to another process.
 fn reexec(sandbox: &Sandbox) {
-    let before = pid(sandbox);
+    let before = sandbox.server();
     sandbox.ok(&["reexec", "mnt"]);
-    assert_ne!(pid(sandbox), before, "another process serves");
+    assert_ne!(sandbox.server(), before, "another process serves");
 }
 
 /// Unmounts, and has `check` look at every byte.

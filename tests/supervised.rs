@@ -16,28 +16,12 @@ mod named;
 #[path = "supervised/storms.rs"]
 mod storms;
 
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use strongroom::fuse::control::Client;
 use support::Sandbox;
-
-/// The control socket of the sandbox's one mount.
-fn socket(sandbox: &Sandbox) -> PathBuf {
-    let entries = std::fs::read_dir(sandbox.path("run")).unwrap();
-    let mut paths = entries.map(|entry| entry.unwrap().path());
-    paths
-        .find(|path| path.extension().is_some_and(|last| last == "sock"))
-        .expect("a control socket")
-}
-
-/// The process that serves the mount, once it does.
-fn pid(sandbox: &Sandbox) -> i32 {
-    let about = Client::connect(&socket(sandbox)).unwrap().info().unwrap();
-    about["pid"].as_i64().unwrap() as i32
-}
 
 /// Kills the worker, as `kill -9` does.
 fn kill(pid: i32) {
@@ -71,7 +55,7 @@ fn child(supervisor: i32, before: i32) -> i32 {
 fn next(sandbox: &Sandbox, before: i32) -> i32 {
     let begun = Instant::now();
     loop {
-        let asked = Client::connect(&socket(sandbox)).and_then(|client| client.info());
+        let asked = Client::connect(&sandbox.socket()).and_then(|client| client.info());
         let now = asked.ok().and_then(|about| about["pid"].as_i64());
         if let Some(now) = now.filter(|now| *now != i64::from(before)) {
             return now as i32;

@@ -13,29 +13,12 @@ use strongroom::fuse::control::{Client, ControlError};
 
 use crate::support::{SUITES, Sandbox, tool};
 
-/// The one socket in the sandbox's runtime directory.
-fn socket(sandbox: &Sandbox) -> PathBuf {
-    let entries = fs::read_dir(sandbox.path("run")).unwrap();
-    let mut sockets = entries.map(|entry| entry.unwrap().path()).filter(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "sock")
-    });
-    let socket = sockets.next().expect("a socket");
-    assert_eq!(sockets.next(), None, "one socket");
-    socket
-}
-
-fn pid(sandbox: &Sandbox) -> i32 {
-    let about = Client::connect(&socket(sandbox)).unwrap().info().unwrap();
-    i32::try_from(about["pid"].as_i64().expect("a pid")).unwrap()
-}
-
 #[test]
 fn a_daemon_says_who_it_is_and_when_it_is_gone() {
     let sandbox = Sandbox::mounted(SUITES[0]);
-    let path = socket(&sandbox);
+    let path = sandbox.socket();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(PathBuf::from(format!("/proc/{}", pid(&sandbox))).exists());
+    assert!(PathBuf::from(format!("/proc/{}", sandbox.server())).exists());
     let watch = Client::connect(&path).unwrap().watch().unwrap();
     sandbox.umount();
     watch.closed(Duration::from_secs(60)).unwrap();
@@ -51,7 +34,7 @@ fn rotates_while_mounted_and_tells_how_it_went() {
         for at in 0..50 {
             fs::write(sandbox.mnt().join(at.to_string()), b"content").unwrap();
         }
-        let client = Client::connect(&socket(&sandbox)).unwrap();
+        let client = Client::connect(&sandbox.socket()).unwrap();
         let rotation = client.rotate(&mut |_| {}).unwrap();
         assert_eq!((rotation.headers, rotation.remaining), (50, 0));
         assert!(rotation.to_version > rotation.from_version);
@@ -64,7 +47,7 @@ fn rotates_while_mounted_and_tells_how_it_went() {
 #[test]
 fn what_is_no_request_gets_an_error_and_hurts_nobody() {
     let sandbox = Sandbox::mounted(SUITES[0]);
-    let path = socket(&sandbox);
+    let path = sandbox.socket();
     let long = "x".repeat(100_000);
     for request in ["", "{}", "{\"command\":\"destroy\"}", "\u{0}", &long] {
         let mut connection = UnixStream::connect(&path).unwrap();
@@ -76,13 +59,13 @@ fn what_is_no_request_gets_an_error_and_hurts_nobody() {
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
         }
     }
-    pid(&sandbox);
+    sandbox.server();
 }
 
 #[test]
 fn other_users_are_not_answered_even_where_the_socket_is_open_to_them() {
     let sandbox = Sandbox::mounted(SUITES[0]);
-    let path = socket(&sandbox);
+    let path = sandbox.socket();
     for open in [sandbox.path(""), sandbox.path("run"), path.clone()] {
         fs::set_permissions(open, Permissions::from_mode(0o777)).unwrap();
     }
@@ -94,13 +77,13 @@ fn other_users_are_not_answered_even_where_the_socket_is_open_to_them() {
     asker.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     asker.args(["perl", "-e", script]).arg(&path);
     assert_eq!(tool(&mut asker, "util-linux and perl-base"), "0");
-    pid(&sandbox);
+    sandbox.server();
 }
 
 #[test]
 fn the_socket_of_a_killed_daemon_is_replaced() {
     let sandbox = Sandbox::mounted(SUITES[1]);
-    let killed = pid(&sandbox);
+    let killed = sandbox.server();
     kill_process(Pid::from_raw(killed).unwrap(), Signal::KILL).unwrap();
     while PathBuf::from(format!("/proc/{killed}/fd/0")).exists() {
         std::thread::sleep(Duration::from_millis(20));
@@ -111,5 +94,5 @@ fn the_socket_of_a_killed_daemon_is_replaced() {
         .status()
         .unwrap();
     sandbox.mount();
-    assert_ne!(pid(&sandbox), killed);
+    assert_ne!(sandbox.server(), killed);
 }

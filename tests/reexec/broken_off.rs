@@ -9,11 +9,11 @@ use std::thread;
 
 use crate::lives::{Life, large_lives, lives, mapped_lives};
 use crate::support::{SUITES, Sandbox};
-use crate::{ends_whole, pid, reexec, socket};
+use crate::{ends_whole, reexec};
 
 /// Says these lines in turn, each after an answer; the last answer, or what came before the other side hung up.
 fn said(sandbox: &Sandbox, lines: &[&str]) -> String {
-    let mut connection = UnixStream::connect(socket(sandbox)).unwrap();
+    let mut connection = UnixStream::connect(sandbox.socket()).unwrap();
     let mut answers = BufReader::new(connection.try_clone().unwrap());
     let mut answer = String::new();
     for line in lines {
@@ -53,7 +53,7 @@ fn a_take_over_that_breaks_off_leaves_the_mount_as_it_was() {
     for (suite, options) in [(SUITES[0], "rw"), (SUITES[1], "writeback")] {
         let sandbox = Sandbox::with_volume(suite);
         sandbox.mount_with(options);
-        let (mnt, first) = (sandbox.mnt(), pid(&sandbox));
+        let (mnt, first) = (sandbox.mnt(), sandbox.server());
         let held = fs::File::create(mnt.join("held")).unwrap();
         fs::remove_file(mnt.join("held")).unwrap();
         let stop = AtomicBool::new(false);
@@ -70,7 +70,7 @@ fn a_take_over_that_breaks_off_leaves_the_mount_as_it_was() {
                 assert!(heard.contains(wanted), "{wrong:?}: {heard}");
             }
         });
-        assert_eq!(pid(&sandbox), first);
+        assert_eq!(sandbox.server(), first);
         (&held).write_all(b"still there").unwrap();
         reexec(&sandbox); // nothing that broke off is in the way of one that does not
         assert_eq!(held.metadata().unwrap().len(), 11);
@@ -87,10 +87,10 @@ fn a_process_that_is_gone_before_the_last_word_takes_nothing() {
         fs::write(sandbox.mnt().join("file"), b"text").unwrap();
         sandbox.umount();
         sandbox.mount_with(options);
-        let first = pid(&sandbox);
+        let first = sandbox.server();
         let held = fs::File::open(sandbox.mnt().join("file")).unwrap();
         for _ in 0..3 {
-            let mut connection = UnixStream::connect(socket(&sandbox)).unwrap();
+            let mut connection = UnixStream::connect(sandbox.socket()).unwrap();
             let mut answers = BufReader::new(connection.try_clone().unwrap());
             for (line, wanted) in [(ASK, "resting"), (MORE, "descriptors")] {
                 writeln!(connection, "{line}").unwrap();
@@ -103,7 +103,7 @@ fn a_process_that_is_gone_before_the_last_word_takes_nothing() {
             hang_up(&connection);
             assert_eq!(fs::read(sandbox.mnt().join("file")).unwrap(), b"text");
         }
-        assert_eq!(pid(&sandbox), first);
+        assert_eq!(sandbox.server(), first);
         reexec(&sandbox);
         assert_eq!(held.metadata().unwrap().len(), 4);
         drop(held);

@@ -7,29 +7,13 @@ use std::process::Command;
 
 use strongroom::fuse::control::Client;
 
-use crate::held::{Held, bytes, opened};
+use crate::held::{bytes, opened, stays_open};
 use crate::support::daemon::Daemon;
 use crate::support::{SUITES, Sandbox};
-use crate::{ends_whole, ends_without_a_word, pid, reexec, socket};
+use crate::{ends_whole, ends_without_a_word, reexec};
 
 fn is_kept(suite: &str, options: &str) {
-    let sandbox = Sandbox::with_volume(suite);
-    sandbox.mount_with(options);
-    let mut held = Held::in_mount(&sandbox.mnt());
-    held.used(1);
-    for round in 2..8 {
-        reexec(&sandbox);
-        held.used(round);
-    }
-    reexec(&sandbox);
-    drop(held);
-    reexec(&sandbox);
-    let log = fs::read(sandbox.mnt().join("log")).unwrap();
-    assert_eq!(log, [1, 2, 3, 4, 5, 6, 7]);
-    ends_without_a_word(&sandbox);
-    sandbox.mount();
-    assert!(fs::read(sandbox.mnt().join("mapped")).unwrap() == vec![7; 40_000]);
-    assert!(fs::read(sandbox.mnt().join("below/moved")).unwrap() == vec![3; 10_000]);
+    stays_open(suite, options, reexec, ends_without_a_word);
 }
 
 #[test]
@@ -104,9 +88,9 @@ fn a_mount_that_is_read_only_stays_so() {
 fn the_next_process_answers_the_control_socket_and_holds_the_lock() {
     let sandbox = Sandbox::mounted(SUITES[0]);
     fs::write(sandbox.mnt().join("file"), b"text").unwrap();
-    let first = pid(&sandbox);
+    let first = sandbox.server();
     reexec(&sandbox);
-    let rotation = Client::connect(&socket(&sandbox)).unwrap();
+    let rotation = Client::connect(&sandbox.socket()).unwrap();
     let rotation = rotation.rotate(&mut |_| {}).unwrap();
     assert_eq!((rotation.headers, rotation.remaining), (1, 0));
     fs::create_dir(sandbox.path("second")).unwrap();
@@ -114,10 +98,10 @@ fn the_next_process_answers_the_control_socket_and_holds_the_lock() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(7), "{said}");
     assert!(
-        said.contains(&format!("process {} ", pid(&sandbox))),
+        said.contains(&format!("process {} ", sandbox.server())),
         "{said}"
     );
-    let gone = |pid: u64| !Path::new(&format!("/proc/{pid}/fd/0")).exists();
+    let gone = |pid: i32| !Path::new(&format!("/proc/{pid}/fd/0")).exists();
     for _ in 0..500 {
         if gone(first) {
             break;
@@ -135,12 +119,12 @@ fn the_next_process_answers_the_control_socket_and_holds_the_lock() {
 fn a_wrong_secret_is_refused_before_anything_stops() {
     let sandbox = Sandbox::mounted(SUITES[0]);
     fs::write(sandbox.mnt().join("file"), b"text").unwrap();
-    let first = pid(&sandbox);
+    let first = sandbox.server();
     fs::write(sandbox.path("wrong"), [7; 32]).unwrap();
     let wrong = sandbox.path("wrong");
     let refused = sandbox.run(&["--key-file", wrong.to_str().unwrap(), "reexec", "mnt"]);
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
-    assert_eq!(pid(&sandbox), first);
+    assert_eq!(sandbox.server(), first);
     assert_eq!(fs::read(sandbox.mnt().join("file")).unwrap(), b"text");
     let refused = sandbox.run(&["reexec", "vault"]);
     assert_eq!(refused.status.code(), Some(11), "{refused:?}");
@@ -165,7 +149,7 @@ fn a_mount_in_the_foreground_is_not_given_away() {
 fn a_command_run_in_the_mount_does_not_wait_for_itself() {
     let sandbox = Sandbox::mounted(SUITES[0]);
     fs::create_dir(sandbox.mnt().join("dir")).unwrap();
-    let before = pid(&sandbox);
+    let before = sandbox.server();
     let program = sandbox.command();
     let mut command = Command::new(program.get_program());
     for (name, value) in program.get_envs() {
@@ -178,7 +162,7 @@ fn a_command_run_in_the_mount_does_not_wait_for_itself() {
     let done = command.arg("reexec").arg(sandbox.mnt()).output().unwrap();
     drop(command); // and what it holds
     assert!(done.status.success(), "{done:?}");
-    assert_ne!(pid(&sandbox), before);
+    assert_ne!(sandbox.server(), before);
     ends_whole(&sandbox);
 }
 
@@ -194,7 +178,7 @@ fn a_daemon_holds_nothing_of_the_shell_that_starts_it() {
             shell.env(name, value);
         }
     }
-    let before = pid(&sandbox);
+    let before = sandbox.server();
     let script = "exec 7<mnt/file; \"$0\" reexec mnt";
     let done = shell
         .current_dir(sandbox.mnt().parent().unwrap())
@@ -203,6 +187,6 @@ fn a_daemon_holds_nothing_of_the_shell_that_starts_it() {
         .output()
         .unwrap();
     assert!(done.status.success(), "{done:?}");
-    assert_ne!(pid(&sandbox), before);
+    assert_ne!(sandbox.server(), before);
     ends_whole(&sandbox);
 }

@@ -7,35 +7,19 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::held::{Held, bytes, opened};
+use crate::held::{bytes, opened, stays_open};
 use crate::support::daemon::Daemon;
 use crate::support::{SUITES, Sandbox, is_mounted};
-use crate::{child, ends_whole, kill, log, next, parent, pid, socket};
+use crate::{child, ends_whole, kill, log, next, parent};
 
 fn dies(sandbox: &Sandbox) {
-    let before = pid(sandbox);
+    let before = sandbox.server();
     kill(before);
     next(sandbox, before);
 }
 
 fn is_kept(suite: &str, options: &str) {
-    let sandbox = Sandbox::with_volume(suite);
-    sandbox.mount_with(options);
-    let mut held = Held::in_mount(&sandbox.mnt());
-    held.used(1);
-    for round in 2..8 {
-        dies(&sandbox);
-        held.used(round);
-    }
-    dies(&sandbox);
-    drop(held);
-    dies(&sandbox);
-    let log = fs::read(sandbox.mnt().join("log")).unwrap();
-    assert_eq!(log, [1, 2, 3, 4, 5, 6, 7]);
-    ends_whole(&sandbox);
-    sandbox.mount();
-    assert!(fs::read(sandbox.mnt().join("mapped")).unwrap() == vec![7; 40_000]);
-    assert!(fs::read(sandbox.mnt().join("below/moved")).unwrap() == vec![3; 10_000]);
+    stays_open(suite, options, dies, ends_whole);
 }
 
 #[test]
@@ -99,7 +83,7 @@ fn a_signal_to_the_supervisor_unmounts_after_a_death_too() {
     let mut daemon = Daemon::with(&sandbox, "supervise");
     daemon.wait_until("it answers", |_| sandbox.path("run").exists());
     fs::write(sandbox.mnt().join("file"), b"text").unwrap();
-    let worker = pid(&sandbox);
+    let worker = sandbox.server();
     assert_eq!(parent(worker), daemon.pid() as i32);
     dies(&sandbox);
     let refused = sandbox.run(&["reexec", "mnt"]);
@@ -121,7 +105,7 @@ fn five_deaths_without_an_answer_end_the_mount() {
     let sandbox = Sandbox::with_volume(SUITES[1]);
     sandbox.mount_with("supervise");
     fs::write(sandbox.mnt().join("file"), b"text").unwrap();
-    let mut worker = pid(&sandbox);
+    let mut worker = sandbox.server();
     let supervisor = parent(worker);
     kill(worker);
     for _ in 0..5 {
@@ -167,11 +151,11 @@ fn what_cannot_be_supervised_is_refused() {
     fs::write(sandbox.mnt().join("file"), b"text").unwrap();
     let refused = sandbox.run(&["rekey-data", "mnt"]);
     assert!(!refused.status.success());
-    let before = pid(&sandbox);
+    let before = sandbox.server();
     sandbox.ok(&["rotate", "mnt"]);
     kill(before);
     next(&sandbox, before);
-    assert!(socket(&sandbox).exists());
+    assert!(sandbox.socket().exists());
     assert_eq!(fs::read(sandbox.mnt().join("file")).unwrap(), b"text");
     sandbox.umount();
     sandbox.ok(&["check", "vault"]);

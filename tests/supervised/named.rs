@@ -11,7 +11,7 @@ pub fn named_lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
     let at = |name: &str| mnt.join(format!("{who}-{name}"));
     let code = |done: io::Result<()>| done.err().and_then(|error| error.raw_os_error());
     let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while round == 0 || !stop.load(Ordering::Relaxed) {
         round += 1;
         let long = "l".repeat(200 + round as usize % 30);
         let (dir, moved) = (at("dir"), at(&long));

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::lives::Map;
+use crate::support::Sandbox;
 
 pub fn opened(path: &Path) -> File {
     let mut options = OpenOptions::new();
@@ -135,4 +136,25 @@ impl Held {
         let listed = fs::read_dir(self.mnt.join("dir")).unwrap().count();
         assert_eq!(listed, 1 + round, "all of them, and the one that is named");
     }
+}
+
+/// Holds everything open in a mount over six changes of its process, and over two more while it is let go.
+pub fn stays_open(suite: &str, options: &str, change: impl Fn(&Sandbox), ends: impl Fn(&Sandbox)) {
+    let sandbox = Sandbox::with_volume(suite);
+    sandbox.mount_with(options);
+    let mut held = Held::in_mount(&sandbox.mnt());
+    held.used(1);
+    for round in 2..8 {
+        change(&sandbox);
+        held.used(round);
+    }
+    change(&sandbox);
+    drop(held);
+    change(&sandbox);
+    let log = fs::read(sandbox.mnt().join("log")).unwrap();
+    assert_eq!(log, [1, 2, 3, 4, 5, 6, 7]);
+    ends(&sandbox);
+    sandbox.mount();
+    assert!(fs::read(sandbox.mnt().join("mapped")).unwrap() == vec![7; 40_000]);
+    assert!(fs::read(sandbox.mnt().join("below/moved")).unwrap() == vec![3; 10_000]);
 }

@@ -9,13 +9,13 @@ use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Something that goes on in a directory until it is told to stop; how often it was done.
+/// Something that goes on in a directory until it is told to stop, once at least; how often it was done.
 pub type Life = fn(&Path, usize, &AtomicBool) -> u64;
 
 /// One file's life over and over; any error, and any byte that is not what was written, ends the test.
 pub fn lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
     let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while round == 0 || !stop.load(Ordering::Relaxed) {
         round += 1;
         let (first, second) = (mnt.join(format!("{who}-a")), mnt.join(format!("{who}-b")));
         let text = format!("{who} {round} ").repeat(1 + round as usize % 3000);
@@ -46,7 +46,7 @@ pub fn lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
 pub fn large_lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
     let name = mnt.join(format!("{who}-large"));
     let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while round == 0 || !stop.load(Ordering::Relaxed) {
         round += 1;
         let bytes = vec![(round % 251) as u8; 4 << 20];
         fs::write(&name, &bytes).expect("a large write");
@@ -67,7 +67,7 @@ pub fn mapped_lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
         .unwrap();
     let mut map = Map::of(&file, 1 << 20);
     let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while round == 0 || !stop.load(Ordering::Relaxed) {
         round += 1;
         let byte = (round % 251) as u8;
         map.bytes().fill(byte);

@@ -29,6 +29,24 @@ impl Sandbox {
         Self::new_in(&std::env::temp_dir())
     }
 
+    /// The control socket of the one mount.
+    pub fn socket(&self) -> PathBuf {
+        let entries = std::fs::read_dir(self.path("run")).unwrap();
+        let mut sockets = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|last| last == "sock"));
+        let socket = sockets.next().expect("a control socket");
+        assert_eq!(sockets.next(), None, "one control socket");
+        socket
+    }
+
+    /// The process that serves it.
+    pub fn server(&self) -> i32 {
+        let asked = strongroom::fuse::control::Client::connect(&self.socket()).unwrap();
+        let about = asked.info().unwrap();
+        i32::try_from(about["pid"].as_i64().expect("a pid")).unwrap()
+    }
+
     /// An empty sandbox below this directory.
     pub fn new_in(place: &Path) -> Self {
         let dir = tempfile::Builder::new()
