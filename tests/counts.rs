@@ -139,7 +139,7 @@ fn with_volume(cipher: &str, work: impl FnOnce(&mut Counted)) {
     }
     fs::create_dir(mnt.join("empty")).unwrap();
     sandbox.umount();
-    let daemon = Daemon::with(&sandbox, "max-threads=1");
+    let daemon = Daemon::with(&sandbox, "max-threads=1,no-tune");
     let mut counted = Counted::on(&sandbox, &daemon);
     // What the kernel asks for once in a mount, and believes the refusal: FLUSH, OPENDIR, STATX.
     counted.prepare_and_close(|mnt| {

@@ -60,7 +60,8 @@ impl Filesystem for Adapter {
     }
 
     /// A name that is not there is told as number 0, so that the kernel remembers that too.
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.come_to(request, 0);
         let found = || match self.volume.lookup(&self.node(parent)?, name.as_bytes()) {
             Ok(found) => Ok(file_attr(&self.named(found)?)),
             Err(error) if opened::is(&error, libc::ENOENT) => Ok(bare_attr(0, Kind::File)),
@@ -75,7 +76,8 @@ impl Filesystem for Adapter {
         unanswered("forget", || self.inodes.forget(number.0, lookups));
     }
 
-    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.come_to(request, 0);
         answer(
             "getattr",
             reply,
@@ -102,6 +104,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.come_to(request, 0);
         let kill_suid = size.is_some() && !is_root(request);
         let (atime, mtime) = (atime.map(time_spec), mtime.map(time_spec));
         let set = SetAttr {
@@ -122,7 +125,8 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
+        self.come_to(request, 0);
         let target = || self.on(number, |node| self.volume.read_link(node));
         answer("readlink", reply, target, |reply, target| {
             reply.data(&target)
@@ -139,6 +143,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.come_to(request, 0);
         let make = || {
             let kind = kind_of_mode(mode).ok_or_else(|| Error::errno(libc::EINVAL))?;
             let (parent, caller) = (self.node(parent)?, caller(request, umask));
@@ -164,6 +169,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        self.come_to(request, 0);
         let make = || {
             let (parent, caller) = (self.node(parent)?, caller(request, umask));
             self.named(
@@ -175,11 +181,13 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.come_to(request, 0);
         let remove = || self.volume.unlink(&self.node(parent)?, name.as_bytes());
         answer("unlink", reply, || self.once(request, remove), send_ok);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.come_to(request, 0);
         let remove = || self.volume.remove_dir(&self.node(parent)?, name.as_bytes());
         answer("rmdir", reply, || self.once(request, remove), send_ok);
     }
@@ -192,6 +200,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        self.come_to(request, 0);
         let make = || {
             let (parent, caller) = (self.node(parent)?, caller(request, 0));
             let target = target.as_os_str().as_bytes();
@@ -213,6 +222,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.come_to(request, 0);
         let rename = || {
             let mode = opened::rename_mode(flags)?;
             let (parent, new_parent) = (self.node(parent)?, self.node(new_parent)?);
@@ -235,6 +245,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
+        self.come_to(request, 0);
         let link = || {
             let node = self.node(number)?;
             let attr = self
@@ -246,6 +257,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+        self.come_to(request, 0);
         let open = || {
             let node = self.inodes.find(number)?;
             let file = self.open_file(&node, flags.0, is_root(request))?;
@@ -269,6 +281,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.come_to(request, 0);
         let create = || {
             let (parent, caller) = (self.node(parent)?, caller(request, umask));
             self.create_file(&parent, name, mode & 0o7777, flags, &caller)
@@ -286,7 +299,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _number: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -295,6 +308,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.come_to(request, size as usize);
         with_buffer(size as usize, |buffer| {
             answer(
                 "read",
@@ -309,7 +323,7 @@ impl Filesystem for Adapter {
     /// written through any handle.
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         _number: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -319,6 +333,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.come_to(request, data.len());
         let write = || {
             let handle = self.handles.find(handle)?;
             self.drop_privileges(
@@ -357,12 +372,13 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         data_only: bool,
         reply: ReplyEmpty,
     ) {
+        self.come_to(request, 0);
         let (volume, handle) = (Arc::clone(&self.volume), self.handles.find(handle));
         let sync = move || volume.fsync(&handle?.file, data_only);
         self.syncs.run(|| answer("fsync", reply, sync, send_ok));
@@ -468,7 +484,15 @@ impl Filesystem for Adapter {
         answer("setxattr", reply, || self.once(request, set), send_ok);
     }
 
-    fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        self.come_to(request, 0);
         let value = || {
             let value = xattrs::value(self, &self.inodes.find(number)?, name.as_bytes());
             xattrs::fitting(value?, size)
@@ -479,6 +503,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        self.come_to(request, 0);
         let list = || {
             let names = self.on(number, |node| self.volume.xattr_names(node))?;
             xattrs::fitting(xattrs::joined(&names, is_root(request)), size)
@@ -489,6 +514,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.come_to(request, 0);
         let remove = || self.on(number, |node| xattrs::remove(self, node, name.as_bytes()));
         answer("removexattr", reply, || self.once(request, remove), send_ok);
     }

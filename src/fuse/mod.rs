@@ -19,6 +19,7 @@ mod inodes;
 mod kernel;
 mod mounted;
 mod mountpoint;
+mod near;
 mod opened;
 mod options;
 mod served;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::handles::Handles;
 use super::inodes::Inodes;
 use super::kernel::Agreed;
+use super::near;
 use super::opened::by_number;
 use super::options::MountOptions;
 use super::syncs::Syncs;
@@ -29,6 +30,8 @@ pub(super) struct Adapter {
     pub(super) agreed: Agreed,
     pub(super) want_writeback: bool,
     pub(super) syncs: Syncs,
+    /// Whether serving threads go where the programs are that they serve.
+    tune: bool,
 }
 
 impl Adapter {
@@ -40,6 +43,7 @@ impl Adapter {
             agreed: Agreed::default(),
             want_writeback: options.writeback,
             syncs: Syncs::new(options.thread_count()),
+            tune: options.tune,
             volume,
         }
     }
@@ -53,6 +57,14 @@ impl Adapter {
             agreed: Agreed::default(),
             want_writeback: self.want_writeback,
             syncs: self.syncs.clone(),
+            tune: self.tune,
+        }
+    }
+
+    /// Before a request with so many bytes of content that its sender waits for.
+    pub(super) fn come_to(&self, request: &Request, content: usize) {
+        if self.tune {
+            near::come_to(request.pid(), content);
         }
     }
 
