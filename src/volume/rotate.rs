@@ -5,8 +5,11 @@
 //! forgets an old version only after every header was read and named none but the new one.
 
 use std::collections::HashSet;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use rustix::process::{Resource, getrlimit};
@@ -25,6 +28,7 @@ use crate::volume::node::Node;
 use crate::volume::parallel;
 use crate::volume::rotate_gate::Moves;
 use crate::volume::spot::Found;
+use crate::volume::sync::locked;
 
 /// Files of one batch at the most: so many descriptors are held, and one sync of the store serves them.
 const BATCH: u64 = 4096;
@@ -270,18 +274,37 @@ impl Volume {
     }
 
     /// Hands every file of the volume to `visit`, each once, some at a time; directories that move meanwhile are walked again.
-    /// How many directories are damaged: what is below them is not seen. Holds a part of each directory between the root
-    /// and where it is, whatever their sizes.
+    /// How many directories are damaged: what is below them is not seen. The walk goes on while a batch is visited, up to the
+    /// next batch. Holds a part of each directory between the root and where it is, whatever their sizes.
     fn each_batch(
         &self,
         moves: &Running,
         visit: &mut dyn FnMut(&[Arc<FileState>]) -> Result<()>,
     ) -> Result<u64> {
+        let seen = Mutex::default();
+        let (give, batches) = sync_channel::<Vec<Arc<Node>>>(0);
+        thread::scope(|scope| {
+            let walk = scope.spawn(|| self.walk(moves, &seen, give));
+            let visited = batches
+                .iter()
+                .try_for_each(|batch| visit(&self.states(&batch, &seen)?));
+            drop(batches); // the walk ends
+            let walked = walk.join().unwrap_or_else(|panic| resume_unwind(panic));
+            visited.and(walked)
+        })
+    }
+
+    /// Gives away every file, each once, in batches, until nobody takes them; how many directories are damaged.
+    fn walk(
+        &self,
+        moves: &Running,
+        seen: &Mutex<HashSet<u64>>,
+        give: SyncSender<Vec<Arc<Node>>>,
+    ) -> Result<u64> {
         let limit = batch_limit();
         let mut left = vec![Walk::of(self.root())];
-        let mut batch = Vec::with_capacity(limit);
+        let mut batch = Vec::new();
         let mut damaged = 0;
-        let mut seen = HashSet::new(); // files with several names, by number
         while let Some(mut at) = left.pop().or_else(|| moves.take().map(Walk::of)) {
             let found = match absent_is_empty(at.next(self)) {
                 Err(Error::Damaged(what)) => {
@@ -296,16 +319,15 @@ impl Volume {
             };
             left.push(at);
             match stat.kind {
-                Kind::File if stat.nlink <= 1 || seen.insert(node.id()) => batch.push(node),
+                Kind::File if stat.nlink <= 1 || locked(seen).insert(node.id()) => batch.push(node),
                 Kind::Dir => left.push(Walk::of(node)),
                 _ => {} // seen, or no contents, hence no header
             }
-            if batch.len() == limit {
-                visit(&self.states(&batch, &mut seen)?)?;
-                batch.clear();
+            if batch.len() == limit && give.send(std::mem::take(&mut batch)).is_err() {
+                return Ok(damaged);
             }
         }
-        visit(&self.states(&batch, &mut seen)?)?;
+        let _ = give.send(batch); // whoever does not take it has an error of its own
         Ok(damaged)
     }
 
@@ -320,7 +342,7 @@ impl Volume {
     pub(in crate::volume) fn states(
         &self,
         nodes: &[Arc<Node>],
-        seen: &mut HashSet<u64>,
+        seen: &Mutex<HashSet<u64>>,
     ) -> Result<Vec<Arc<FileState>>> {
         let threads = parallel::threads_for(nodes.len()); // no provider is asked for it
         let opened = parallel::each(threads, nodes, |node| self.file_state(node));
@@ -328,7 +350,7 @@ impl Volume {
         for (node, file) in nodes.iter().zip(opened) {
             match file {
                 Err(error) if error.code() == libc::ENOENT => {
-                    seen.remove(&node.id());
+                    locked(seen).remove(&node.id());
                 }
                 file => files.push(file?),
             }
