@@ -76,8 +76,7 @@ impl Filesystem for Adapter {
         unanswered("forget", || self.inodes.forget(number.0, lookups));
     }
 
-    fn getattr(&self, request: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.come_to(request, 0);
+    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         answer(
             "getattr",
             reply,
@@ -125,8 +124,7 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
-        self.come_to(request, 0);
+    fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
         let target = || self.on(number, |node| self.volume.read_link(node));
         answer("readlink", reply, target, |reply, target| {
             reply.data(&target)
@@ -143,7 +141,6 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.come_to(request, 0);
         let make = || {
             let kind = kind_of_mode(mode).ok_or_else(|| Error::errno(libc::EINVAL))?;
             let (parent, caller) = (self.node(parent)?, caller(request, umask));
@@ -169,7 +166,6 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.come_to(request, 0);
         let make = || {
             let (parent, caller) = (self.node(parent)?, caller(request, umask));
             self.named(
@@ -187,7 +183,6 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.come_to(request, 0);
         let remove = || self.volume.remove_dir(&self.node(parent)?, name.as_bytes());
         answer("rmdir", reply, || self.once(request, remove), send_ok);
     }
@@ -200,7 +195,6 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.come_to(request, 0);
         let make = || {
             let (parent, caller) = (self.node(parent)?, caller(request, 0));
             let target = target.as_os_str().as_bytes();
@@ -222,7 +216,6 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.come_to(request, 0);
         let rename = || {
             let mode = opened::rename_mode(flags)?;
             let (parent, new_parent) = (self.node(parent)?, self.node(new_parent)?);
@@ -245,7 +238,6 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.come_to(request, 0);
         let link = || {
             let node = self.node(number)?;
             let attr = self
@@ -484,15 +476,7 @@ impl Filesystem for Adapter {
         answer("setxattr", reply, || self.once(request, set), send_ok);
     }
 
-    fn getxattr(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        name: &OsStr,
-        size: u32,
-        reply: ReplyXattr,
-    ) {
-        self.come_to(request, 0);
+    fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = || {
             let value = xattrs::value(self, &self.inodes.find(number)?, name.as_bytes());
             xattrs::fitting(value?, size)
@@ -503,7 +487,6 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        self.come_to(request, 0);
         let list = || {
             let names = self.on(number, |node| self.volume.xattr_names(node))?;
             xattrs::fitting(xattrs::joined(&names, is_root(request)), size)
@@ -514,7 +497,6 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.come_to(request, 0);
         let remove = || self.on(number, |node| xattrs::remove(self, node, name.as_bytes()));
         answer("removexattr", reply, || self.once(request, remove), send_ok);
     }

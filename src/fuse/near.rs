@@ -68,8 +68,14 @@ impl Served {
     };
 
     fn is_time(&mut self, program: u32, content: usize) -> bool {
-        if self.program != program || content >= LARGE {
-            self.program = program;
+        if self.program != program {
+            *self = Self {
+                program,
+                ..Self::NONE
+            };
+            return false;
+        }
+        if content >= LARGE {
             self.row = 0;
             return false;
         }
@@ -203,6 +209,32 @@ mod tests {
             served.until, ROW,
             "one that stayed is looked for as in the beginning"
         );
+    }
+
+    #[test]
+    fn what_one_program_did_does_not_count_against_the_next() {
+        let mut served = Served::NONE;
+        for _ in 0..12 {
+            served.looked(Found::Nowhere);
+        }
+        assert_eq!(row(&mut served, 8, 0, ROW + 1), 1);
+    }
+
+    /// One on each of two processors: who is with one of them must go to come to the other.
+    #[test]
+    fn a_thread_moves_between_programs_on_two_processors() {
+        let all = allowed();
+        let [first, second, ..] = all.as_slice() else {
+            panic!("this needs two processors")
+        };
+        let went = beside(*first, |one| {
+            beside(*second, |other| {
+                let visits = [one, other].into_iter().cycle().take(1000).map(visit);
+                visits.filter(|found| *found == Found::There).count()
+            })
+        });
+        assert!(went > 0, "always where each program was, a thousand times");
+        assert_eq!(allowed(), all);
     }
 
     /// Runs `with` a thread that waits on this processor.

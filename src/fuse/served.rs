@@ -61,7 +61,7 @@ impl Adapter {
         }
     }
 
-    /// Before a request with so many bytes of content that its sender waits for.
+    /// Before a request with so many bytes of content, of those kinds that programs send many of and wait for.
     pub(super) fn come_to(&self, request: &Request, content: usize) {
         if self.tune {
             near::come_to(request.pid(), content);
