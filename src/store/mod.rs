@@ -10,6 +10,7 @@ mod failing;
 mod host;
 mod memory;
 mod name;
+mod pages;
 mod real;
 mod take;
 
@@ -19,6 +20,7 @@ pub use host::Host;
 pub use memory::MemoryStore;
 #[cfg(test)]
 pub(crate) use memory::power;
+pub use pages::{ALIGNED, Pages};
 pub use real::RealStore;
 pub use take::Taken;
 
@@ -229,6 +231,16 @@ pub trait File: Xattrs + Send + Sync {
     fn next_hole(&self, offset: u64) -> io::Result<Option<u64>>;
     /// Asks the store to read ahead this range (posix_fadvise WILLNEED); best effort.
     fn will_need(&self, offset: u64, len: u64);
+    /// Bytes of this range that the store has in its cache, rounded up to pages; all of them where it does not say.
+    fn cached(&self, offset: u64, len: u64) -> u64 {
+        let _unknown = offset;
+        len
+    }
+    /// The file once more, for reads that go past the store's cache and leave nothing in it (O_DIRECT); `None` where there
+    /// are none. What was written through the cache before, they see.
+    fn uncached(&self) -> Option<Arc<dyn Uncached>> {
+        None
+    }
     /// Asks the store to begin to write back this range (sync_file_range WRITE), without waiting; it promises
     /// nothing. An error may be one that no sync tells of.
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()>;
@@ -253,6 +265,13 @@ pub trait File: Xattrs + Send + Sync {
     /// Takes a whole-file lock without waiting (flock): `false` when another descriptor holds it in conflict. It goes
     /// with the last reference to this file.
     fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
+}
+
+/// A file, for reads past the store's cache.
+pub trait Uncached: Send + Sync {
+    /// Reads into `buf` at `offset`; short only at the end of the file. EINVAL where the address of `buf`, its length or
+    /// `offset` is not a multiple of what the device wants: `ALIGNED` will do for most.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
 /// An open directory of the store. Every `name` is one component: not empty, no `/`, no NUL, not `.` or `..`

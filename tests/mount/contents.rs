@@ -240,3 +240,37 @@ fn a_handle_does_only_what_it_was_opened_for() {
         );
     });
 }
+
+/// Pages of a file of the backing directory that the kernel has cached.
+fn cached(path: &std::path::Path) -> u64 {
+    let mut fincore = std::process::Command::new("fincore");
+    let said = fincore.args(["-n", "-o", "PAGES"]).arg(path).output();
+    let said = said.expect("fincore, of util-linux");
+    String::from_utf8_lossy(&said.stdout)
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn a_file_read_from_one_end_to_the_other_is_cached_once() {
+    const SIZE: usize = 48 << 20;
+    in_both(|sandbox, mnt| {
+        let path = mnt.join("stream");
+        fs::write(&path, pattern(SIZE, 5)).unwrap();
+        sandbox.umount();
+        let files = fs::read_dir(sandbox.vault()).unwrap().flatten();
+        let large = files.filter(|file| file.metadata().unwrap().len() >= SIZE as u64);
+        let backing = large.map(|file| file.path()).next().unwrap();
+        let file = File::open(&backing).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        sandbox.mount();
+        assert!(fs::read(&path).unwrap() == pattern(SIZE, 5));
+        let (cached, all) = (cached(&backing), SIZE as u64 / 4096);
+        assert!(
+            cached < all / 2,
+            "{cached} of {all} pages of ciphertext are cached"
+        );
+    });
+}

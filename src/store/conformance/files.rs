@@ -1,10 +1,11 @@
 //! Open files: bytes, holes, locks, attributes, xattrs.
 
+use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 
 use super::{code, content, over_all_stores, put};
 use crate::store::{
-    Access, Allocate, Kind, MemoryStore, SetTimes, Store, Taken, Time, TimeSpec, Xattrs,
+    Access, Allocate, Kind, MemoryStore, Pages, SetTimes, Store, Taken, Time, TimeSpec, Xattrs,
 };
 
 #[test]
@@ -319,6 +320,39 @@ fn syncs_go_well_and_totals_make_sense() {
         );
         assert_eq!(usage.name_max, 255);
     });
+}
+
+#[test]
+fn a_read_past_the_cache_sees_what_was_written_through_it() {
+    let with = Cell::new(0);
+    over_all_stores(|root, _| {
+        let file = root.create(b"f", 0o600).unwrap();
+        let content: Vec<u8> = (0..70_001u32).map(|n| (n % 251) as u8).collect();
+        file.write_at(&content, 0).unwrap();
+        assert!(file.cached(0, 70_001) <= 18 << 12);
+        let Some(uncached) = file.uncached() else {
+            return;
+        };
+        with.set(with.get() + 1);
+        // Not in the file's directory any more: nothing goes by a name.
+        root.remove(b"f").unwrap();
+        file.write_at(b"new", 8192).unwrap();
+        let mut pages = Pages::new(2 << 20).unwrap();
+        let read = uncached.read_at(&mut pages[..65_536], 8192).unwrap();
+        assert_eq!(read, 70_001 - 8192);
+        assert_eq!(pages[..3], *b"new");
+        assert_eq!(pages[3..read], content[8195..]);
+        assert_eq!(
+            uncached.read_at(&mut pages, 1 << 20).unwrap(),
+            0,
+            "past the end"
+        );
+    });
+    assert_eq!(
+        with.get(),
+        2,
+        "memory, and a file system under TMPDIR that knows O_DIRECT"
+    );
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! An open file of a store in memory, and the xattrs of any open object.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
 
 use super::Shared;
 use super::tree::{Inode, Tree};
 use crate::store::call::Call;
 use crate::store::name::errno;
-use crate::store::{Access, Allocate, File, Kind, SetTimes, Stat, Xattrs};
+use crate::store::{Access, Allocate, File, Kind, SetTimes, Stat, Uncached, Xattrs};
 
 /// Longest name and value of an xattr (XATTR_NAME_MAX, XATTR_SIZE_MAX).
 const XATTR_NAME_MAX: usize = 255;
@@ -25,13 +26,15 @@ impl Drop for Handle {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct MemoryFile {
-    handle: Handle,
+    handle: Arc<Handle>,
     access: Access,
 }
 
 impl MemoryFile {
     pub(super) fn new(handle: Handle, access: Access) -> Self {
+        let handle = Arc::new(handle);
         Self { handle, access }
     }
 
@@ -54,6 +57,12 @@ impl MemoryFile {
             Access::Read => Err(errno(refusal)),
             Access::ReadWrite => act(tree, ino),
         })
+    }
+}
+
+impl Uncached for MemoryFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        File::read_at(self, buf, offset)
     }
 }
 
@@ -160,6 +169,14 @@ impl File for MemoryFile {
     }
 
     fn will_need(&self, _offset: u64, _len: u64) {}
+
+    fn cached(&self, _offset: u64, _len: u64) -> u64 {
+        0
+    }
+
+    fn uncached(&self) -> Option<Arc<dyn Uncached>> {
+        Some(Arc::new(self.clone()))
+    }
 
     fn write_back(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())

@@ -3,14 +3,15 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::xattr::FdXattrs;
-use super::{owner, retry, stat_of, timestamps, write_back};
-use crate::store::{Allocate, File, SetTimes, Stat, Taken, Xattrs, take};
+use super::{cached, owner, retry, stat_of, timestamps, write_back};
+use crate::store::{ALIGNED, Allocate, File, SetTimes, Stat, Taken, Uncached, Xattrs, take};
 
 /// Most buffers the kernel takes in one preadv or pwritev.
 const IOV_MAX: usize = 1024;
@@ -156,6 +157,18 @@ impl File for RealFile {
         }
     }
 
+    fn cached(&self, offset: u64, len: u64) -> u64 {
+        cached::pages(&self.fd, offset, len).map_or(len, |pages| pages * ALIGNED as u64)
+    }
+
+    fn uncached(&self) -> Option<Arc<dyn Uncached>> {
+        // The descriptor's own link: no path is followed. The flag cannot be set on the descriptor itself, which others read.
+        let link = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = retry(|| rustix::fs::open(&link, flags, Mode::empty())).ok()?;
+        Some(Arc::new(UncachedFile { fd }))
+    }
+
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
         write_back::begin(&self.fd, offset, len)
     }
@@ -247,6 +260,25 @@ impl RealFile {
             match copied {
                 Ok(0) | Err(_) => break, // what is wrong with it, reading and writing will tell
                 Ok(copied) => done += copied as u64,
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// A file opened with O_DIRECT.
+struct UncachedFile {
+    fd: OwnedFd,
+}
+
+impl Uncached for UncachedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let n = retry(|| rustix::io::pread(&self.fd, &mut *rest, offset_after(offset, done)?))?;
+            done += n;
+            if n == 0 || n % ALIGNED != 0 {
+                break; // the end of the file; behind it nothing can be asked for
             }
         }
         Ok(done)

@@ -3,6 +3,7 @@
 //!
 //! Invariant: no call follows a symlink, blocks on a fifo or leaves the tree under the top directory.
 
+mod cached;
 mod dir;
 mod file;
 mod file_system;

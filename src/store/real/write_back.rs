@@ -1,4 +1,4 @@
-//! Begins to write back a range of a file. The only unsafe code of `store`: what is safe to call (posix_fadvise DONTNEED) drops
+//! Begins to write back a range of a file. Unsafe because what is safe to call (posix_fadvise DONTNEED) drops
 //! pages, too, and waits for every processor.
 #![allow(unsafe_code)]
 

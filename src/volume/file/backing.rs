@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::fetch::Fetch;
 use crate::store::{Allocate, File, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs};
 
 /// A file of the store whose descriptor may become writable while in use.
@@ -16,6 +17,7 @@ pub(crate) struct Backing {
     stream: Mutex<Stream>,
     /// What a writeback begun ahead failed with, until a sync has told it: the kernel may not.
     failed: Mutex<Option<io::Error>>,
+    pub(super) fetch: Fetch,
 }
 
 /// Large writes that go through the file from front to back. They are written back while they go on, not all at the sync
@@ -63,6 +65,7 @@ impl Backing {
             writable: OnceLock::new(),
             stream: Mutex::default(),
             failed: Mutex::default(),
+            fetch: Fetch::default(),
         };
         if writable {
             backing.make_writable(file);
@@ -110,7 +113,7 @@ impl Backing {
         self.writable.get().is_some()
     }
 
-    fn file(&self) -> &dyn File {
+    pub(super) fn file(&self) -> &dyn File {
         self.writable.get().unwrap_or(&self.first).as_ref()
     }
 }
@@ -165,22 +168,40 @@ impl File for Backing {
         self.file().stat()
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file().read_at(buf, offset)
+        let fetched = self.fetch.copy(buf, offset);
+        match buf.get_mut(fetched..) {
+            Some(rest) if !rest.is_empty() => {
+                let read = self.file().read_at(rest, offset + fetched as u64)?;
+                Ok(fetched + read)
+            }
+            _ => Ok(fetched),
+        }
     }
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
-        self.file().read_vectored_at(bufs, offset)
+        let mut fetched = 0;
+        for buf in &mut *bufs {
+            let copied = self.fetch.copy(buf, offset + fetched as u64);
+            fetched += copied;
+            if copied < buf.len() {
+                return self.file().read_vectored_at(bufs, offset);
+            }
+        }
+        Ok(fetched)
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let _writing = self.fetch.writing();
         self.file().write_at(buf, offset)?;
         self.wrote(offset, buf.len());
         Ok(())
     }
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let _writing = self.fetch.writing();
         self.file().write_vectored_at(bufs, offset)?;
         self.wrote(offset, bufs.iter().map(|buf| buf.len()).sum());
         Ok(())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let _writing = self.fetch.writing();
         self.file().set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
@@ -190,6 +211,7 @@ impl File for Backing {
         self.told(self.file().sync_all())
     }
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> io::Result<()> {
+        let _writing = self.fetch.writing();
         self.file().allocate(how, offset, len)
     }
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
@@ -199,7 +221,11 @@ impl File for Backing {
         self.file().next_hole(offset)
     }
     fn will_need(&self, offset: u64, len: u64) {
-        self.file().will_need(offset, len);
+        let file = self.file();
+        let range = offset..offset.saturating_add(len);
+        if file.cached(offset, len) > len / 2 || !self.fetch.ask(file, range) {
+            file.will_need(offset, len);
+        }
     }
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
         self.begin_write_back(offset, len);
@@ -215,6 +241,7 @@ impl File for Backing {
         self.file().set_times(times)
     }
     fn take_contents(&self, from: &dyn File) -> io::Result<Taken> {
+        let _writing = self.fetch.writing();
         self.file().take_contents(from)
     }
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -5,6 +5,7 @@ mod backing;
 pub(crate) mod body;
 mod carry;
 pub(crate) mod examine;
+mod fetch;
 pub(crate) mod gcm;
 pub(crate) mod header;
 mod making;

@@ -11,6 +11,7 @@ mod power;
 mod rekey_data;
 mod reused;
 mod rules;
+mod streams;
 mod tags;
 
 use std::sync::Arc;

@@ -1,0 +1,194 @@
+use std::io;
+use std::sync::Barrier;
+use std::time::Instant;
+
+use super::*;
+use crate::repeated::Rng;
+use crate::store::{MemoryStore, Store};
+use crate::volume::file::Backing;
+
+const LEN: usize = 8 << 20;
+
+fn file(bytes: &[u8]) -> (MemoryStore, Arc<dyn File>) {
+    let store = MemoryStore::new();
+    let file = store.root().create(b"f", 0o600).unwrap();
+    file.write_at(bytes, 0).unwrap();
+    (store, file)
+}
+
+fn copied(fetch: &Fetch, offset: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let done = fetch.copy(&mut bytes, offset);
+    bytes.truncate(done);
+    bytes
+}
+
+/// Waits for all that was asked for.
+fn settle(fetch: &Fetch) {
+    let mut state = locked(&fetch.shared.state);
+    while !state.wanted.is_empty() || state.under_way.is_some() {
+        state = fetch.shared.changed.wait(state).unwrap();
+    }
+}
+
+/// Waits until the thread has gone.
+fn wait_for_end(shared: &Shared) {
+    let begun = Instant::now();
+    while locked(&shared.state).running {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it stays");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_was_asked_for_is_copied_across_pieces_up_to_the_end_of_the_file() {
+    let bytes = Rng(1).bytes(LEN - 1000);
+    let (_store, file) = file(&bytes);
+    let fetch = Fetch::default();
+    assert!(copied(&fetch, 0, 4096).is_empty(), "nothing was asked for");
+    assert!(fetch.ask(file.as_ref(), 4096..LEN as u64));
+    for (offset, len) in [
+        (4096, 1),
+        (5000, 300_000),
+        (PIECE + 4000, 2 << 20),
+        (6 << 20, LEN),
+    ] {
+        let wanted = &bytes[offset as usize..(offset as usize + len).min(bytes.len())];
+        assert!(
+            copied(&fetch, offset, len) == wanted,
+            "{len} bytes at {offset}"
+        );
+    }
+    settle(&fetch);
+    assert!(
+        copied(&fetch, 0, 4096).is_empty(),
+        "before what was asked for"
+    );
+    assert!(copied(&fetch, LEN as u64, 4096).is_empty(), "past the end");
+}
+
+#[test]
+fn no_more_pieces_are_kept_than_it_says() {
+    let bytes = Rng(2).bytes(LEN);
+    let (_store, file) = file(&bytes);
+    let fetch = Fetch::default();
+    for at in (0..LEN as u64).step_by(1 << 20) {
+        assert!(fetch.ask(file.as_ref(), at..at + (1 << 20)));
+        assert!(copied(&fetch, at, 1 << 20) == bytes[at as usize..at as usize + (1 << 20)]);
+        assert!(locked(&fetch.shared.state).pieces.len() <= KEPT);
+    }
+    assert!(copied(&fetch, 0, 1).is_empty(), "gone");
+}
+
+#[test]
+fn a_write_makes_what_was_fetched_before_it_worthless_from_its_beginning() {
+    let (_store, file) = file(&[1; LEN]);
+    let backing = Backing::new(file, true);
+    backing.will_need(0, 4 << 20);
+    let mut byte = [0];
+    backing.read_at(&mut byte, 1 << 20).unwrap();
+    settle(&backing.fetch);
+    assert_eq!(copied(&backing.fetch, 1 << 20, 1), [1]);
+
+    let writing = backing.fetch.writing();
+    assert!(
+        copied(&backing.fetch, 1 << 20, 1).is_empty(),
+        "a write goes on"
+    );
+    drop(writing);
+    backing.write_at(&[2], 1 << 20).unwrap();
+    assert!(copied(&backing.fetch, 1 << 20, 1).is_empty());
+    backing.read_at(&mut byte, 1 << 20).unwrap();
+    assert_eq!(byte, [2]);
+    assert!(
+        !backing.fetch.ask(backing.file(), 0..PIECE),
+        "written meanwhile"
+    );
+    for change in [
+        |backing: &Backing| backing.set_len(5 << 20),
+        |backing: &Backing| backing.allocate(crate::store::Allocate::Punch, 0, 4096),
+        |backing: &Backing| backing.write_vectored_at(&[io::IoSlice::new(&[3])], 9),
+    ] {
+        let before = backing.fetch.shared.begun.load(Ordering::SeqCst);
+        change(&backing).unwrap();
+        assert_eq!(
+            backing.fetch.shared.begun.load(Ordering::SeqCst),
+            before + 1
+        );
+        assert_eq!(
+            backing.fetch.shared.ended.load(Ordering::SeqCst),
+            before + 1
+        );
+    }
+}
+
+#[test]
+fn what_is_fetched_while_a_write_goes_on_is_thrown_away() {
+    let (_store, file) = file(&[1; LEN]);
+    let fetch = Fetch::default();
+    let writing = fetch.writing();
+    assert!(fetch.ask(file.as_ref(), 0..PIECE));
+    settle(&fetch);
+    drop(writing);
+    assert!(copied(&fetch, 0, 4096).is_empty());
+}
+
+/// Fails, or panics, and tells when it was called.
+struct Bad(Arc<Barrier>, bool);
+
+impl Uncached for Bad {
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        self.0.wait();
+        assert!(!self.1, "as the test wants it");
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+}
+
+#[test]
+fn a_reader_goes_on_by_itself_after_an_error_and_after_a_panic() {
+    for panics in [false, true] {
+        let shared = Arc::new(Shared::default());
+        let called = Arc::new(Barrier::new(2));
+        let bad = Bad(Arc::clone(&called), panics);
+        {
+            let mut state = locked(&shared.state);
+            state.running = true;
+            state.wanted.push_back(0..PIECE);
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| shared.run(&bad));
+            let reader = scope.spawn(|| shared.piece(4096).is_none());
+            called.wait();
+            assert!(reader.join().unwrap(), "{panics}");
+            if !panics {
+                locked(&shared.state).closed = true;
+                shared.changed.notify_all();
+            }
+        });
+        assert!(!locked(&shared.state).running);
+    }
+}
+
+#[test]
+fn only_so_many_files_at_a_time_and_one_that_is_closed_makes_room() {
+    let (_store, file) = file(&[1; LEN]);
+    static FEW: Permits = Permits(AtomicUsize::new(FILES));
+    let mut fetches: Vec<_> = (0..FILES).map(|_| Fetch::with(&FEW)).collect();
+    for fetch in &fetches {
+        assert!(fetch.ask(file.as_ref(), 0..PIECE));
+    }
+    let one_more = Fetch::with(&FEW);
+    assert!(!one_more.ask(file.as_ref(), 0..PIECE));
+    assert!(copied(&one_more, 0, 1).is_empty());
+    let shared = Arc::clone(&fetches.pop().unwrap().shared);
+    wait_for_end(&shared);
+    let begun = Instant::now();
+    while !one_more.ask(file.as_ref(), 0..PIECE) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no room");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(copied(&one_more, 0, 1), [1]);
+    // Nothing is asked for: the thread ends, and what it held is given back.
+    wait_for_end(&one_more.shared);
+    assert!(locked(&one_more.shared.state).pieces.is_empty());
+}
