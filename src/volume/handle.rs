@@ -116,7 +116,7 @@ pub(crate) fn read(file: &OpenFile, offset: u64, buf: &mut [u8]) -> Result<usize
     if let Some((from, to)) = file.ahead.before_read(offset, buf.len() as u64) {
         let to = to.min(file.state.size()?);
         if from < to {
-            file.state.will_need(from, to);
+            file.state.read_ahead(from, to);
         }
     }
     file.state.read(offset, buf)

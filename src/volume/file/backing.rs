@@ -78,6 +78,15 @@ impl Backing {
         self.writable.get_or_init(|| file);
     }
 
+    /// Has a range read ahead for who goes through the file: past the store's cache, unless most of it is in there.
+    pub(super) fn read_ahead(&self, offset: u64, len: u64) {
+        let file = self.file();
+        let range = offset..offset.saturating_add(len);
+        if file.cached(offset, len) > len / 2 || !self.fetch.ask(file, range) {
+            file.will_need(offset, len);
+        }
+    }
+
     fn wrote(&self, offset: u64, len: usize) {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let portion = stream.wrote(offset, len as u64);
@@ -221,11 +230,7 @@ impl File for Backing {
         self.file().next_hole(offset)
     }
     fn will_need(&self, offset: u64, len: u64) {
-        let file = self.file();
-        let range = offset..offset.saturating_add(len);
-        if file.cached(offset, len) > len / 2 || !self.fetch.ask(file, range) {
-            file.will_need(offset, len);
-        }
+        self.file().will_need(offset, len);
     }
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
         self.begin_write_back(offset, len);

@@ -270,10 +270,10 @@ impl FileState {
         }
     }
 
-    /// Has the store read ahead what bytes from `offset` to before `end` (more than `offset`, within the size) need.
-    pub(crate) fn will_need(&self, offset: u64, end: u64) {
+    /// Has read ahead what bytes from `offset` to before `end` (more than `offset`, within the size) need.
+    pub(crate) fn read_ahead(&self, offset: u64, end: u64) {
         let (from, to) = self.on_store(offset, end, end);
-        self.backing.will_need(from, to - from);
+        self.backing.read_ahead(from, to - from);
     }
 
     /// Start of the next data at or after `offset`; `None` if only holes follow.

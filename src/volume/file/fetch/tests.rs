@@ -84,7 +84,7 @@ fn no_more_pieces_are_kept_than_it_says() {
 fn a_write_makes_what_was_fetched_before_it_worthless_from_its_beginning() {
     let (_store, file) = file(&[1; LEN]);
     let backing = Backing::new(file, true);
-    backing.will_need(0, 4 << 20);
+    backing.read_ahead(0, 4 << 20);
     let mut byte = [0];
     backing.read_at(&mut byte, 1 << 20).unwrap();
     settle(&backing.fetch);

@@ -84,6 +84,12 @@ impl GcmBody {
         if let Some(group) = self.memory().table.group(number) {
             return Ok(some(group.blocks()));
         }
+        if number != 0 && index != 0 {
+            // Its slots are on their way while its records are read; as long as nothing was overwritten they are these.
+            let first = u8::try_from(index).unwrap_or_default();
+            let (from, len) = (layout::slot_offset(number, first), count as u64 * PAGE);
+            self.backing.will_need(from, len);
+        }
         Ok(some(self.group(number)?.blocks()))
     }
 
