@@ -13,6 +13,8 @@ mod support;
 mod kept;
 #[path = "supervised/named.rs"]
 mod named;
+#[path = "supervised/replaced.rs"]
+mod replaced;
 #[path = "supervised/storms.rs"]
 mod storms;
 

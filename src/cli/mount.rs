@@ -176,37 +176,45 @@ fn serve_for(
     let secrets = providers::gather(global, &known, &args.trust)?;
     let opened = providers::open(global, &known, &secrets, &args.trust)?;
     drop(secrets);
+    supervised.take()?; // after what takes long: a mount that comes waits from here on
     let mountpoint = &args.mountpoint;
     let socket = mounts::socket_of(&known.info.volume, false, mountpoint)?;
     let how = How::mounted(options);
     let Open { volume, tokens } =
         opening::supervised(&options.vault, opened, &args.trust, &how, supervised)?;
     let mut subject = subject(&volume, tokens, args, options, mountpoint);
-    subject.handover = Handover::supervised();
+    subject.handover = supervised.handover();
     let handover = Arc::clone(&subject.handover);
-    let listening = supervised.listener();
-    let begun = match listening {
-        Some(listener) => Control::over(listener, &socket, subject)
-            .and_then(|mut control| control.start().map(|()| control)),
+    let begun = match supervised.listener()? {
+        Some(listener) => Control::over(listener, &socket, subject),
         None => Control::listen(&socket, subject).and_then(|control| {
             supervised.keep_listener(control.descriptor())?;
             Ok(control)
         }),
     };
-    let control = begun.map_err(|error| {
+    let mut control = begun.map_err(|error| {
         let sentence = format!("control socket {}: {error}", socket.display());
         failure(Code::Mount, sentence)
     })?;
-    let ready = supervised.to_be_ready();
-    let origin = Origin::Supervisor(supervised);
+    let comes = supervised.waits();
+    let say_ready = supervised.to_be_ready();
+    let ready = || {
+        if comes && let Err(error) = control.start() {
+            tracing::error!("the control socket answers nobody: {error}");
+        }
+        say_ready();
+    };
     let served = fuse::serve(
         volume.clone(),
         mountpoint,
         options,
         &handover,
-        origin,
+        Origin::Supervisor(supervised),
         ready,
     );
+    if supervised.waits() {
+        volume.leave(); // another process has it, or will
+    }
     end(&volume, control, served)
 }
 

@@ -8,7 +8,7 @@ use super::args::{Global, Trust};
 use super::exit::{Code, failure};
 use super::providers::{self, Known, OpenTokens, Opened};
 use super::{mounts, places};
-use crate::fuse::supervise::Supervised;
+use crate::fuse::supervise::{Before, Supervised};
 use crate::fuse::{Coming, MountOptions};
 use crate::keys::Providers;
 use crate::store::{Host, RealStore, Store};
@@ -116,9 +116,10 @@ pub(super) fn supervised(
                  btrfs)",
             ));
         }
-        Ok(match supervised.lock(&store)? {
-            Some(lock) => volume::open_again(store, providers, options, lock)?,
-            None => volume::open(store, providers, options)?,
+        Ok(match supervised.before(&store)? {
+            Before::Nothing => volume::open(store, providers, options)?,
+            Before::Dead(lock) => volume::open_again(store, providers, options, lock)?,
+            Before::Rested(before) => volume::open_after(store, providers, options, before)?,
         })
     })
 }

@@ -2,7 +2,7 @@
 //! see a pause.
 //!
 //! The daemon that goes runs nothing that it is told, and gives no key away: the new one is started and unlocked here, as for
-//! a mount, and asks it for the mount.
+//! a mount, and asks it for the mount. Of a supervised mount the supervisor and its worker are both replaced so.
 
 use std::path::Path;
 
@@ -12,7 +12,6 @@ use super::args::{Global, MountArgs, Trust};
 use super::exit::{Code, failure};
 use super::providers::{self, Known};
 use super::{daemon, mounts};
-use crate::fuse::MountOptions;
 use crate::fuse::control::Client;
 
 /// Runs the command.
@@ -20,12 +19,6 @@ pub(super) fn reexec(global: &Global, mountpoint: &Path) -> anyhow::Result<Code>
     let mounted = mounts::mounted_on(mountpoint)?;
     let about = Client::connect(&mounts::socket(&mounted)?)?.info()?;
     let options = options(&about)?;
-    if is_supervised(&mounted.vault, &options)? {
-        return Err(failure(
-            Code::Busy,
-            "the mount is supervised: it goes to another process by the death of its own alone; unmount and mount again",
-        ));
-    }
     let trust = Trust::default();
     let args = MountArgs {
         foreground: false,
@@ -41,12 +34,6 @@ pub(super) fn reexec(global: &Global, mountpoint: &Path) -> anyhow::Result<Code>
     };
     let secrets = providers::gather(global, &Known::of(&mounted.vault)?, &trust)?;
     daemon::start(global, &args, secrets)
-}
-
-fn is_supervised(vault: &Path, lists: &[String]) -> anyhow::Result<bool> {
-    let mut options = MountOptions::new(vault.to_owned());
-    lists.iter().try_for_each(|list| options.take(list))?;
-    Ok(options.supervise)
 }
 
 /// What the daemon was told with `-o`.

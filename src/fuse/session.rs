@@ -87,7 +87,10 @@ pub fn serve(
     let server = || handover.serve(connection, session);
     let served = run(server, signals.as_ref(), mounted.as_ref(), ready);
     volume.when_locked(None);
-    if let Origin::Supervisor(supervised) = origin {
+    if let Origin::Supervisor(supervised) = origin
+        && !handover.is_gone()
+        && !supervised.waits()
+    {
         supervised.ended();
     }
     served

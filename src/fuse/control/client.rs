@@ -118,6 +118,15 @@ impl Client {
         Ok(self.connection)
     }
 
+    /// Has the daemon end at rest, for its supervisor to give the mount to the one at the other end of this line.
+    pub(in crate::fuse) fn take_over_with(self, line: &impl AsFd) -> Result<(), ControlError> {
+        let request = Request::plain(Command::TakeOver);
+        match self.ask(&request, &[line.as_fd()], &mut |_| {})? {
+            Answer::Leaving {} => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Asks to be told when the daemon has let the volume go; ask before unmounting.
     pub fn watch(self) -> Result<Watch, ControlError> {
         send(&self.connection, &Request::plain(Command::Wait))?;

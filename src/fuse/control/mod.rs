@@ -5,7 +5,7 @@
 //! `{"progress":{..}}` or `{"encrypted":{..}}` any number of times, then `{"rotation":{..}}`, `{"destroyed":{..}}`,
 //! `{"data":{..}}`, `{"info":{..}}` or `{"error":{..}}`. To `wait` the answer is
 //! `{"waiting":{}}`, and then the end of the connection, when the daemon has let the volume go. To `take-over` the answer is
-//! what `handover` says.
+//! what `handover` says, or, where a descriptor comes with it, by which another supervisor hears the rest, `{"leaving":{}}`.
 //!
 //! Invariants: only root and the daemon's own user are answered, whatever the socket file's mode lets through; no secret
 //! stands in a line.
@@ -280,8 +280,14 @@ impl Shared {
                 waited?;
             }
             Command::TakeOver => {
-                if let Err(Refusal { kind, message }) = self.hand_over(connection) {
-                    send(connection, &Answer::Error { kind, message })?;
+                let supervisor = descriptors.first();
+                let done = self.hand_over(connection, supervisor);
+                match (done, supervisor) {
+                    (Err(Refusal { kind, message }), _) => {
+                        send(connection, &Answer::Error { kind, message })?;
+                    }
+                    (Ok(()), Some(_)) => send(connection, &Answer::Leaving {})?,
+                    (Ok(()), None) => {}
                 }
             }
             Command::Rotate | Command::Rekey | Command::DestroyOld | Command::RekeyData => {
@@ -292,8 +298,8 @@ impl Shared {
         Ok(command)
     }
 
-    /// Gives the mount to the process that asks.
-    fn hand_over(&self, to: &UnixStream) -> Result<(), Refusal> {
+    /// Gives the mount to the process that asks, or has the supervisor give it to the one at the end of that line.
+    fn hand_over(&self, to: &UnixStream, supervisor: Option<&OwnedFd>) -> Result<(), Refusal> {
         let _turn = locked(&self.accepting); // let go last: who asks next finds the others free
         let alone = self.changing.try_write();
         if matches!(alone, Err(TryLockError::WouldBlock)) {
@@ -304,7 +310,10 @@ impl Shared {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             return Err(busy("the volume is being unmounted"));
         }
-        self.handover.leave(to, self.listener.as_fd())?;
+        match supervisor {
+            Some(line) => self.handover.leave_to(line)?,
+            None => self.handover.leave(to, self.listener.as_fd())?,
+        }
         locked(&self.volume).take(); // whoever asks for it now finds none
         Ok(())
     }

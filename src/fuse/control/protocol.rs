@@ -72,6 +72,8 @@ pub(super) enum Answer {
     Data(RekeyData),
     Info(Value),
     Waiting {},
+    /// The process is at rest and ends; its supervisor says the rest.
+    Leaving {},
     Error {
         kind: String,
         message: String,

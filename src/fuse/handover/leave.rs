@@ -1,6 +1,6 @@
 //! The side of the process that goes.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +24,6 @@ impl Handover {
                 "the mount is served in the foreground: whoever started it would take the end of that process for the mount's",
             ));
         }
-        if self.supervised {
-            return Err(busy(
-                "the mount is supervised: it goes to another process by this one's death alone; unmount and mount again",
-            ));
-        }
         if !handshake::can_resend() {
             return Err(busy(
                 "this kernel cannot send requests again (Linux 6.10 can): unmount and mount again",
@@ -44,6 +39,37 @@ impl Handover {
         to: &UnixStream,
         listener: BorrowedFd<'_>,
     ) -> Result<(), Refusal> {
+        if self.is_supervised() {
+            return Err(busy(
+                "the mount is supervised, and goes to another supervisor only",
+            ));
+        }
+        self.leave_by(|connection| {
+            give(connection, to, listener)
+                .and_then(|()| wire::say(to, &Leaving::Go {}).map_err(|error| broken(&error)))
+        })
+    }
+
+    /// As `leave`, in a supervised mount: its supervisor gives it to the one at the end of this line, or goes on with it.
+    pub(in crate::fuse) fn leave_to(&self, to: &OwnedFd) -> Result<(), Refusal> {
+        let Some(leave) = &self.supervisor else {
+            return Err(busy("the mount is not supervised"));
+        };
+        self.leave_by(|connection| {
+            let volume = volume_of(connection);
+            if volume.is_doomed() {
+                return Err(busy(
+                    "something failed of which only the process knows that serves the mount: unmount it",
+                ));
+            }
+            leave(to, volume.predecessor().unclean).map_err(|error| broken(&error))
+        })
+    }
+
+    fn leave_by(
+        &self,
+        give: impl FnOnce(&Connection) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         self.possible()?;
         let volume = match &*self.locked() {
             super::Turn::Serving(connection) => volume_of(connection).clone(),
@@ -51,7 +77,7 @@ impl Handover {
         };
         // A lock-down needs the kernel to be answered: none may begin once that ends.
         volume.stop_watching();
-        let left = self.leave_unwatched(&volume, to, listener);
+        let left = self.leave_unwatched(&volume, give);
         if left.is_err()
             && let Err(error) = volume.watch()
         {
@@ -63,8 +89,7 @@ impl Handover {
     fn leave_unwatched(
         &self,
         volume: &Arc<Volume>,
-        to: &UnixStream,
-        listener: BorrowedFd<'_>,
+        give: impl FnOnce(&Connection) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         if volume.is_locked() {
             return Err(busy("the volume is locked: unmount it"));
@@ -88,9 +113,7 @@ impl Handover {
             })
         });
         let connection = connection.inspect_err(|_| gate::open())?;
-        let given = give(&connection, to, listener)
-            .and_then(|()| wire::say(to, &Leaving::Go {}).map_err(|error| broken(&error)));
-        match given {
+        match give(&connection) {
             Ok(()) => {
                 volume.leave();
                 self.end();

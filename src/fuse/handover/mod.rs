@@ -35,12 +35,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Reading from it fails and writing to it is heard by nobody.
 const DEAD: &str = "/dev/null";
 
+/// Tells a supervisor that everything is at rest, for whoever is at the end of that line; and whether something forbids a
+/// clean end.
+pub(super) type Leave = Box<dyn Fn(&OwnedFd, bool) -> io::Result<()> + Send + Sync>;
+
 /// Whether, and how, this process's mount may go to another one.
 pub struct Handover {
     /// Whether whoever started this process would take its end for the mount's.
     attached: bool,
-    /// Whether it goes to another process only by this one's death.
-    supervised: bool,
+    /// In the worker of a supervisor: how that one is told.
+    supervisor: Option<Leave>,
     turn: Mutex<Turn>,
     moved: Condvar,
 }
@@ -91,23 +95,23 @@ impl Connection {
 impl Handover {
     /// `attached`: the mount ends with this process, for whoever started it, so that it must not go to another.
     pub fn new(attached: bool) -> Arc<Self> {
-        Self::that(attached, false)
+        Self::that(attached, None)
     }
 
-    /// For the worker of a supervisor.
-    pub fn supervised() -> Arc<Self> {
-        Self::that(false, true)
+    /// For the worker of a supervisor, which `attached` is said of.
+    pub(super) fn supervised(attached: bool, leave: Leave) -> Arc<Self> {
+        Self::that(attached, Some(leave))
     }
 
     /// Whether this process is the worker of a supervisor.
     pub(super) fn is_supervised(&self) -> bool {
-        self.supervised
+        self.supervisor.is_some()
     }
 
-    fn that(attached: bool, supervised: bool) -> Arc<Self> {
+    fn that(attached: bool, supervisor: Option<Leave>) -> Arc<Self> {
         Arc::new(Self {
             attached,
-            supervised,
+            supervisor,
             turn: Mutex::new(Turn::Idle),
             moved: Condvar::new(),
         })

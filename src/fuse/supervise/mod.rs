@@ -3,6 +3,7 @@
 //!
 //! Here is the worker's side; `Held` is the supervisor's. What a worker must find again: `volume::log`.
 
+mod given;
 mod held;
 mod wire;
 
@@ -17,17 +18,18 @@ use fuser::{Config, Session};
 use rustix::fs::MemfdFlags;
 use rustix::mm::MlockAllFlags;
 
-pub use self::held::{Held, Told, Worker};
+use self::given::Given;
+pub use self::held::{Giver, Held, Told, Worker};
 use self::wire::{Order, Word};
 use super::answer;
-use super::handover::{Connection, whole};
+use super::handover::{Connection, Handover, whole};
 use super::handshake::{self, Handshake};
 use super::mountpoint::ServeError;
 use super::options::MountOptions;
 use super::served::Adapter;
 use super::session::raise_file_limit;
-use crate::store::{File, Store};
-use crate::volume::{Error, Generation, Keeper, Left, Volume};
+use crate::store::{File, Host, Store};
+use crate::volume::{Error, Generation, Keeper, Left, Predecessor, Volume};
 
 /// The exit code of a mount that cannot be made (docs/CLI.md).
 const MOUNT: u8 = 11;
@@ -50,17 +52,21 @@ pub fn unsupported(options: &MountOptions) -> Option<&'static str> {
 pub struct Supervised {
     line: Arc<Line>,
     generation: Generation,
-    came: Option<Came>,
+    attached: bool,
+    came: Option<Given>,
+    /// Whether a mount came that this process was not told to serve yet.
+    waits: bool,
     listener: Option<OwnedFd>,
 }
 
-/// A mount whose worker died.
-struct Came {
-    device: OwnedFd,
-    lock: OwnedFd,
-    listener: Option<UnixListener>,
-    log: OwnedFd,
-    kept: Vec<(u64, OwnedFd)>,
+/// What came before a worker.
+pub enum Before {
+    /// Nothing: it is to mount.
+    Nothing,
+    /// One that died, and left the lock.
+    Dead(Arc<dyn File>),
+    /// One that brought everything to rest.
+    Rested(Predecessor),
 }
 
 /// To the supervisor.
@@ -72,35 +78,12 @@ struct Line {
 }
 
 impl Supervised {
-    /// Takes what the supervisor gives. Where that is a mount, everything that the worker before wrote is durable when this
-    /// returns.
+    /// A worker at this end of a line.
     ///
     /// # Errors
-    /// Also where memory cannot be locked, or the store reports an error that nobody was told of yet.
+    /// Where memory cannot be locked.
     pub fn by(socket: OwnedFd) -> io::Result<Self> {
         raise_file_limit(); // each file that was kept takes a descriptor
-        let mut came: Option<Came> = None;
-        let generation = loop {
-            let Some((order, beside)) = wire::hear(&socket)? else {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            };
-            let mut beside = beside.into_iter();
-            let mut given = || beside.next().ok_or(io::ErrorKind::InvalidData);
-            match (order, &mut came) {
-                (Order::Mount {}, _) => {
-                    came = Some(Came {
-                        device: given()?,
-                        lock: given()?,
-                        listener: Some(UnixListener::from(given()?)),
-                        log: given()?,
-                        kept: Vec::new(),
-                    });
-                }
-                (Order::Kept { key }, Some(came)) => came.kept.push((key, given()?)),
-                (Order::Go { generation }, _) => break Generation(generation),
-                (order, _) => return Err(io::Error::other(format!("unexpected: {order:?}"))),
-            }
-        };
         let line = Arc::new(Line {
             socket,
             alone: AtomicBool::new(false),
@@ -120,32 +103,72 @@ impl Supervised {
                 );
             },
         )?;
-        if let Some(came) = &came
-            && let Err(error) = rustix::fs::syncfs(&came.lock)
-        {
-            line.doom(&format!(
-                "the backing file system could not be synced: {error}"
-            ));
-            return Err(error.into());
-        }
         Ok(Self {
             line,
-            generation,
-            came,
+            generation: Generation::default(),
+            attached: false,
+            came: None,
+            waits: false,
             listener: None,
         })
     }
 
-    /// The lock of a volume whose worker died; `None` where this is the first one.
-    pub fn lock(&self, store: &Arc<dyn Store>) -> io::Result<Option<Arc<dyn File>>> {
-        let came = self.came.as_ref();
-        came.map(|came| store.file_of(came.lock.try_clone()?))
-            .transpose()
+    /// Takes what the supervisor gives. Where that is a mount, everything that the worker before wrote is durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// Also where the store reports an error that nobody was told of yet.
+    pub fn take(&mut self) -> io::Result<()> {
+        self.line.say(&Word::Opened {}, &[]);
+        let heard = given::hear(&self.line.socket)?;
+        (self.generation, self.attached) = (heard.generation, heard.attached);
+        let Some(came) = heard.given else {
+            return Ok(());
+        };
+        if let Err(error) = rustix::fs::syncfs(&came.lock) {
+            self.line.doom(&format!(
+                "the backing file system could not be synced: {error}"
+            ));
+            return Err(error.into());
+        }
+        self.waits = true;
+        self.came = Some(came);
+        Ok(())
+    }
+
+    /// What was taken, as far as it matters for the volume.
+    pub fn before(&self, store: &Arc<dyn Store>) -> io::Result<Before> {
+        let Some(came) = &self.came else {
+            return Ok(Before::Nothing);
+        };
+        let lock = store.file_of(came.lock.try_clone()?)?;
+        Ok(match came.rested {
+            None => Before::Dead(lock),
+            Some(unclean) => Before::Rested(Predecessor {
+                lock: Some(lock),
+                unclean,
+            }),
+        })
+    }
+
+    /// Whether a mount came and another process may have to go on with it, so that nothing of it may be ended here.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// How the mount may go to another supervisor.
+    pub fn handover(&self) -> Arc<Handover> {
+        let line = Arc::clone(&self.line);
+        let leave = move |to: &OwnedFd, unclean| {
+            wire::say(&line.socket, &Word::Leaving { unclean }, &[to.as_fd()])
+        };
+        Handover::supervised(self.attached, Box::new(leave))
     }
 
     /// Its control socket.
-    pub fn listener(&mut self) -> Option<UnixListener> {
-        self.came.as_mut().and_then(|came| came.listener.take())
+    pub fn listener(&self) -> io::Result<Option<UnixListener>> {
+        let listener = self.came.as_ref().map(|came| came.listener.try_clone());
+        Ok(listener.transpose()?.map(UnixListener::from))
     }
 
     /// The control socket of a first worker, for those that follow.
@@ -221,12 +244,24 @@ impl Supervised {
     ) -> Result<(Connection, Session<Adapter>), ServeError> {
         let came = self.came.take().ok_or(io::ErrorKind::InvalidInput);
         let came = came.map_err(io::Error::from)?;
+        let rested = came.rested.is_some();
         let adapter = Adapter::new(Arc::clone(volume), options);
         let left = Left::read(&whole(&came.log)?).map_err(told)?;
         let head = left.head.clone();
         let handshake: Handshake = serde_json::from_value(head.clone()).map_err(io::Error::from)?;
         self.restore(&adapter, left, head, came.kept)?;
         let session = handshake.again(adapter.again(), config.clone())?;
+        self.line.say(&Word::Prepared {}, &[]);
+        match wire::hear(&self.line.socket)? {
+            Some((Order::Serve {}, _)) => self.waits = false,
+            _ => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        }
+        if rested {
+            let host = Host::here().map_err(Error::from);
+            if let Err(error) = host.and_then(|host| volume.take_over(&host)) {
+                tracing::warn!("the lock still names the process before: {error}");
+            }
+        }
         let mut connection = Connection {
             adapter,
             device: came.device,
@@ -235,6 +270,9 @@ impl Supervised {
             others: Vec::new(),
         };
         connection.resume(&session)?;
+        if rested && let Err(error) = volume.watch() {
+            tracing::error!("nobody asks for the key: {error}");
+        }
         Ok((connection, session))
     }
 

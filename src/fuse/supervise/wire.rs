@@ -6,18 +6,21 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Descriptors beside a message at the most.
-const BESIDE: usize = 4;
+/// The form of what is said here and of the log. Another one is not understood.
+pub(super) const FORM: u32 = 1;
+/// Descriptors beside a message at the most: as many as the kernel takes (SCM_MAX_FD).
+pub(super) const BESIDE: usize = 253;
 /// The longest message, bytes.
 const LONGEST: usize = 1 << 14;
 
-/// What a worker says.
+/// What a worker says; and a supervisor that is to have the mount of another one, to that one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Word {
     /// Keep the open file beside this, under this number.
@@ -29,6 +32,13 @@ pub(super) enum Word {
     Log { generation: u32 },
     /// It is mounted; beside this: the device, the lock, the control socket.
     Mounted {},
+    /// What opens the volume is open: the mount can come.
+    Opened {},
+    /// Everything is as it was: the mount can be served.
+    Prepared {},
+    /// All that was asked is answered, durable and settled, and nobody serves; `unclean`: something forbids a clean end. The
+    /// mount is for whoever is at the end of what is beside this, or else for another worker.
+    Leaving { unclean: bool },
     /// The mount answers.
     Ready {},
     /// It was not mounted, or cannot be gone on with.
@@ -41,15 +51,18 @@ pub(super) enum Word {
     Ended {},
 }
 
-/// What a supervisor says.
+/// What a supervisor says; also to one that is to have its mount.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// A mount that is there; beside this: the device, the lock, the control socket, the log.
-    Mount {},
-    /// A file that was kept.
-    Kept { key: u64 },
-    /// That is all.
-    Go { generation: u32 },
+    /// A mount that is there; beside this: the device, the lock, the control socket, the log. `rested`: the worker before did
+    /// not die, but left everything settled, and something forbids a clean end, or not.
+    Mount { form: u32, rested: Option<bool> },
+    /// Files that were kept, beside this.
+    Kept { keys: Vec<u64> },
+    /// That is all. `attached`: whoever started the supervisor would take its end for the mount's.
+    Go { generation: u32, attached: bool },
+    /// The mount is to be served.
+    Serve {},
     /// Everything is let go.
     Released {},
 }
@@ -80,7 +93,8 @@ pub(super) fn say<T: Serialize>(
     Ok(())
 }
 
-/// The next message and what came beside it; `None` when the other side is gone.
+/// The next message and what came beside it; `None` when the other side is gone. Fails where descriptors were lost, for which
+/// there is no room.
 pub(super) fn hear<T: DeserializeOwned>(from: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; LONGEST];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BESIDE))];
@@ -95,6 +109,9 @@ pub(super) fn hear<T: DeserializeOwned>(from: impl AsFd) -> io::Result<Option<(T
         )
     });
     let len = match received {
+        Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
         Ok(received) => received.bytes,
         Err(rustix::io::Errno::CONNRESET) => 0,
         Err(error) => return Err(error.into()),

@@ -272,6 +272,12 @@ impl Volume {
         }
     }
 
+    /// Whether none shall.
+    pub fn is_doomed(&self) -> bool {
+        let log = self.log.get();
+        log.is_some_and(|log| log.doomed.load(Ordering::Acquire))
+    }
+
     /// After this process no other one shall go on with the mount.
     pub(crate) fn doom(&self, why: &str) {
         if let Some(log) = self.log.get() {
