@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use support::Sandbox;
 use support::tokens::TestToken;
 
@@ -195,4 +196,153 @@ fn a_token_that_hangs_locks_nothing() {
         drop(file);
         sandbox.umount();
     }
+}
+
+/// Kills the process that serves, as `kill -9` does.
+fn kill(sandbox: &Sandbox) {
+    let pid = Pid::from_raw(sandbox.server()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+}
+
+fn log(sandbox: &Sandbox) -> String {
+    fs::read_to_string(sandbox.path("state/mount.log")).unwrap_or_default()
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(120);
+    while !done() {
+        assert!(Instant::now() < patience, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The mount is over, and every program is told so.
+fn is_over(sandbox: &Sandbox, file: &File, why: &str) {
+    until("it is over", || log(sandbox).contains("the mount is over"));
+    until("programs are told", || {
+        let asked = fs::metadata(sandbox.mnt().join("absent")).unwrap_err();
+        asked.raw_os_error() == Some(libc::ENOTCONN)
+    });
+    assert!(!serves(file));
+    assert!(log(sandbox).contains(why), "{}", log(sandbox));
+}
+
+#[test]
+fn a_supervised_volume_that_locked_stays_so_when_its_process_dies() {
+    for loss in Loss::sure() {
+        let options = "supervise,on-key-loss=lock,key-check=1s";
+        let (sandbox, file) = loss.mounted("volume", options);
+        assert!(serves(&file));
+        loss.lose(&sandbox);
+        wait_until_locked(&sandbox, &file);
+        loss.give_back(&sandbox); // it is locked for good
+        assert!(!serves(&file));
+        kill(&sandbox);
+        is_over(&sandbox, &file, "its master key was lost");
+        drop(file);
+        sandbox.umount();
+        loss.mount(&sandbox, options);
+        assert_eq!(fs::read(sandbox.mnt().join("open")).unwrap(), TEXT);
+        sandbox.umount();
+    }
+}
+
+/// The next process needs the key, whatever the policy for one that has it.
+#[test]
+fn a_process_that_dies_while_the_key_is_away_is_followed_when_that_is_back() {
+    for policy in ["keep", "grace=1h"] {
+        for loss in Loss::sure() {
+            // It is not the watch that is to find the loss.
+            let options = format!("supervise,on-key-loss={policy},key-check=1d");
+            let (sandbox, file) = loss.mounted("volume", &options);
+            loss.lose(&sandbox);
+            assert!(serves(&file), "with what is in memory");
+            kill(&sandbox);
+            std::thread::scope(|scope| {
+                let waits = scope.spawn(|| serves(&file));
+                until("the loss is met", || {
+                    log(&sandbox).contains("nobody serves the mount until its key is back")
+                });
+                std::thread::sleep(Duration::from_secs(2));
+                assert!(!waits.is_finished(), "nobody can serve");
+                loss.give_back(&sandbox);
+                assert!(waits.join().unwrap(), "a pause, and no error");
+            });
+            drop(file);
+            sandbox.umount();
+        }
+    }
+}
+
+#[test]
+fn a_process_that_dies_while_the_key_is_away_for_long_ends_the_mount() {
+    for policy in ["lock", "grace=3s"] {
+        for loss in Loss::sure() {
+            let options = format!("supervise,on-key-loss={policy},key-check=1d");
+            let (sandbox, file) = loss.mounted("volume", &options);
+            loss.lose(&sandbox);
+            kill(&sandbox);
+            is_over(
+                &sandbox,
+                &file,
+                "the mount is over, since its master key is lost",
+            );
+            comes_back(&loss, &sandbox, file, &options);
+        }
+    }
+}
+
+/// A key that cannot be asked for is waited for, whatever the policy for one that is lost.
+#[test]
+fn a_process_that_dies_while_the_token_hangs_is_followed_when_it_answers() {
+    let loss = Loss::Hung(TestToken::behind_shim());
+    let (sandbox, file) = loss.mounted("volume", "supervise,on-key-loss=lock,key-check=1d");
+    loss.lose(&sandbox);
+    kill(&sandbox);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| serves(&file));
+        until("the outage is met", || {
+            log(&sandbox).contains("nobody serves the mount until its key is back")
+        });
+        assert!(!waits.is_finished(), "nobody can serve");
+        loss.give_back(&sandbox);
+        assert!(waits.join().unwrap(), "a pause, and no error");
+    });
+    drop(file);
+    sandbox.umount();
+}
+
+/// Tokens lock after a few wrong PINs.
+#[test]
+fn what_does_not_open_the_key_any_more_is_tried_once() {
+    let loss = Loss::Disabled;
+    let (sandbox, file) = loss.mounted("volume", "supervise");
+    let other = Sandbox::with_volume("aes-256-xts");
+    for name in ["keystore", "keystore.older"] {
+        if other.path(name).exists() {
+            fs::rename(sandbox.path(name), sandbox.path(&format!("{name}.away"))).unwrap();
+            fs::copy(other.path(name), sandbox.path(name)).unwrap();
+        }
+    }
+    kill(&sandbox);
+    is_over(&sandbox, &file, "does not open it any more");
+    assert_eq!(log(&sandbox).matches("nobody serves").count(), 0);
+}
+
+/// A mount that nobody can serve must be to be ended.
+#[test]
+fn a_signal_ends_a_mount_that_waits_for_its_key() {
+    let loss = Loss::Disabled;
+    let (sandbox, file) = loss.mounted("volume", "supervise");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", sandbox.server())).unwrap();
+    let fields = stat.rsplit(") ").next().unwrap();
+    let supervisor: i32 = fields.split(' ').nth(1).unwrap().parse().unwrap();
+    loss.lose(&sandbox);
+    kill(&sandbox);
+    until("the loss is met", || {
+        log(&sandbox).contains("nobody serves")
+    });
+    kill_process(Pid::from_raw(supervisor).unwrap(), Signal::TERM).unwrap();
+    is_over(&sandbox, &file, "it was to end while its key was away");
+    comes_back(&loss, &sandbox, file, "rw");
 }

@@ -4,8 +4,10 @@
 //! Invariants: it opens nothing in the mount, so that no process that it starts waits for itself; the secrets that open the
 //! keystore stay in its locked memory and reach a worker through pipes.
 
+mod away;
+
 use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
+use self::away::{Away, Verdict};
 use super::args::{Global, MountArgs};
 use super::exit::{self, Code, failure};
 use super::providers::{self, Known};
@@ -27,6 +30,8 @@ use crate::keys::source::{claim_descriptor, keep_from_children};
 /// So many deaths of workers that answered nothing, within such a time, end the mount.
 const DEATHS: usize = 5;
 const WITHIN: Duration = Duration::from_secs(60);
+/// Between two looks whether the mount is to end, while nobody serves it.
+const LOOK: Duration = Duration::from_millis(200);
 /// Before another worker is tried after one that could not go on.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -64,7 +69,7 @@ pub(super) fn run(
     let mut supervisor = Supervisor {
         global,
         args: &args,
-        secrets: &secrets,
+        secrets: Some(secrets),
         places,
         attached,
         ending: &ending,
@@ -73,6 +78,8 @@ pub(super) fn run(
         giver: None,
         ready: Some(ready),
         deaths: Vec::new(),
+        away: Away::new(options.on_key_loss),
+        begun: Instant::now(),
     };
     fuse::heeding_signals(|| ending.asked(), || supervisor.supervise())?
 }
@@ -157,7 +164,8 @@ fn absolute_places() -> anyhow::Result<Vec<(&'static str, PathBuf)>> {
 struct Supervisor<'a, R> {
     global: &'a Global,
     args: &'a MountArgs,
-    secrets: &'a Secrets,
+    /// Until no other worker is to be started.
+    secrets: Option<Secrets>,
     /// For the worker, which is started elsewhere than this.
     places: Vec<(&'static str, PathBuf)>,
     /// Whether whoever started this process would take its end for the mount's.
@@ -171,6 +179,8 @@ struct Supervisor<'a, R> {
     ready: Option<R>,
     /// Of workers that answered nothing.
     deaths: Vec<Instant>,
+    away: Away,
+    begun: Instant,
 }
 
 /// What is known of a worker that ended.
@@ -261,14 +271,36 @@ impl<R: FnOnce()> Supervisor<'_, R> {
                 "the mount is over: its process ended ({status}), and none may go on, since {why}"
             ));
         }
-        match (&past.refused, status.signal()) {
-            (Some((_, sentence)), _) => {
+        if let Some((code, sentence)) = &past.refused {
+            let code = Code::from_number(*code).unwrap_or(Code::Failure);
+            let is_new = self.away.is_new();
+            match self.away.see(code, self.begun.elapsed()) {
+                Verdict::Other => {}
+                Verdict::Over(why) => {
+                    return Some(failure(
+                        code,
+                        format!("the mount is over, since {why}: {sentence}"),
+                    ));
+                }
+                Verdict::Again(pause) => {
+                    if is_new {
+                        tracing::error!(
+                            "nobody serves the mount until its key is back: {sentence}"
+                        );
+                    }
+                    return self.waits(pause);
+                }
+            }
+        }
+        match &past.refused {
+            Some((_, sentence)) => {
                 tracing::warn!("a process could not go on with the mount: {sentence}");
             }
-            (None, _) => tracing::warn!("the mount's process ended ({status}): another goes on"),
+            None => tracing::warn!("the mount's process ended ({status}): another goes on"),
         }
         if past.serves {
             self.deaths.clear();
+            self.away.is_back();
         } else {
             self.deaths.push(Instant::now());
             self.deaths.retain(|death| death.elapsed() < WITHIN);
@@ -278,6 +310,19 @@ impl<R: FnOnce()> Supervisor<'_, R> {
                 ));
             }
             thread::sleep(PAUSE);
+        }
+        None
+    }
+
+    /// Waits while nobody serves; why no other worker is started then.
+    fn waits(&self, pause: Duration) -> Option<anyhow::Error> {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            if self.ending.is_asked() {
+                let sentence = "the mount is over: it was to end while its key was away";
+                return Some(failure(Code::Mount, sentence));
+            }
+            thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
         }
         None
     }
@@ -301,7 +346,10 @@ impl<R: FnOnce()> Supervisor<'_, R> {
                 }
                 Ok(Told::Serves) => past.serves = true,
                 Ok(Told::Refused(code, sentence)) => past.refused = Some((code, sentence)),
-                Ok(Told::Doomed(why)) => past.doomed = Some(why),
+                Ok(Told::Doomed(why)) => {
+                    past.doomed = Some(why);
+                    self.secrets = None; // they open nothing any more
+                }
                 Ok(Told::Leaving(to)) => past.leaving = Some(to),
                 Ok(Told::Ended) => past.ended = true,
                 Ok(Told::Gone) => break,
@@ -346,10 +394,15 @@ impl<R: FnOnce()> Supervisor<'_, R> {
     }
 
     fn start(&self, line: OwnedFd) -> anyhow::Result<Child> {
+        let Some(secrets) = &self.secrets else {
+            return Err(failure(
+                Code::Mount,
+                "no other process may go on with the mount",
+            ));
+        };
         rustix::io::fcntl_setfd(&line, FdFlags::empty())?;
         let descriptor = ("--worker-fd", &line);
-        let (mut command, pipes) =
-            daemon::itself(self.global, self.args, self.secrets, descriptor)?;
+        let (mut command, pipes) = daemon::itself(self.global, self.args, secrets, descriptor)?;
         let places = self.places.iter().map(|(name, path)| (name, path));
         command
             .envs(places)

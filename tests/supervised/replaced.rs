@@ -114,7 +114,7 @@ fn replace_and_kill(sandbox: &Sandbox) {
         } else {
             let output = thread::scope(|scope| {
                 let command = scope.spawn(|| sandbox.run(&["reexec", "mnt"]));
-                thread::sleep(Duration::from_millis(round * 61 % 700));
+                thread::sleep(Duration::from_millis(round * 61 % 290));
                 // Of a process that another one has followed nothing is left to be killed.
                 let _ = rustix::process::kill_process(
                     rustix::process::Pid::from_raw(before).unwrap(),
