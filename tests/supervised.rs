@@ -11,6 +11,8 @@ mod support;
 
 #[path = "supervised/kept.rs"]
 mod kept;
+#[path = "supervised/many.rs"]
+mod many;
 #[path = "supervised/named.rs"]
 mod named;
 #[path = "supervised/replaced.rs"]

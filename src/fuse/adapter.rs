@@ -251,6 +251,7 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
         self.come_to(request, 0);
         let open = || {
+            self.volume.room_to_open()?;
             let node = self.inodes.find(number)?;
             let file = self.open_file(&node, flags.0, is_root(request))?;
             self.opened(file, node)

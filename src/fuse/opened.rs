@@ -34,6 +34,7 @@ impl Adapter {
         flags: i32,
         caller: &Caller,
     ) -> Result<(Attr, u64)> {
+        self.volume.room_to_open()?;
         let wanted = self::flags(flags, self.agreed.writeback);
         let made = self
             .volume

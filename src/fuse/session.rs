@@ -188,6 +188,14 @@ fn unmount(mounted: &Mounted) -> bool {
     true
 }
 
+/// How many descriptors this process may have.
+pub(super) fn file_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}
+
 pub(super) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

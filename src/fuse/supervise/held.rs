@@ -12,7 +12,6 @@ use super::super::control::{Client, ControlError};
 use super::super::session::raise_file_limit;
 use super::given;
 use super::wire::{self, BESIDE, FORM, Order, Word};
-use crate::volume::Generation;
 
 /// How long a supervisor that is to have the mount may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -163,11 +162,7 @@ impl Held {
                 Word::LetGo { key } => {
                     self.kept.remove(&key);
                 }
-                Word::Log { generation } => {
-                    self.log = Some(given()?);
-                    let now = Generation(generation);
-                    self.kept.retain(|key, _| Generation::of_key(*key) >= now);
-                }
+                Word::Log {} => self.log = Some(given()?),
                 Word::Mounted {} => {
                     self.mount = Some(Mount {
                         device: given()?,

@@ -9,7 +9,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,7 @@ use super::handshake::{self, Handshake};
 use super::mountpoint::ServeError;
 use super::options::MountOptions;
 use super::served::Adapter;
-use super::session::raise_file_limit;
+use super::session::{file_limit, raise_file_limit};
 use crate::store::{File, Host, Store};
 use crate::volume::{Error, Generation, Keeper, Left, Predecessor, Volume};
 
@@ -222,8 +222,8 @@ impl Supervised {
     ) -> io::Result<()> {
         let keeper = Box::new(Outside {
             line: Arc::clone(&self.line),
-            generation: self.generation,
             memory: Mutex::new(None),
+            limit: file_limit(),
         });
         volume
             .keep_log(keeper, head, self.generation, rebuilt)
@@ -331,9 +331,13 @@ impl Line {
 /// What the supervisor keeps for this worker.
 struct Outside {
     line: Arc<Line>,
-    generation: Generation,
     memory: Mutex<Option<OwnedFd>>,
+    /// Descriptors that this process may have.
+    limit: usize,
 }
+
+/// Descriptors that stay free for the process that goes on, at the most: it opens what this one has, and some more on its way.
+const FREE: usize = 1024;
 
 impl Outside {
     fn memory(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
@@ -352,8 +356,7 @@ impl Keeper for Outside {
     fn renew(&self, bytes: &[u8]) -> io::Result<()> {
         let memory = rustix::fs::memfd_create("strongroom-log", MemfdFlags::CLOEXEC)?;
         write_all(&memory, bytes)?;
-        let generation = self.generation.0;
-        self.line.say(&Word::Log { generation }, &[memory.as_fd()]);
+        self.line.say(&Word::Log {}, &[memory.as_fd()]);
         *self.memory() = Some(memory);
         Ok(())
     }
@@ -362,6 +365,15 @@ impl Keeper for Outside {
         let descriptor = file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         self.line.say(&Word::Keep { key }, &[descriptor]);
         Ok(())
+    }
+
+    fn has_room(&self, kept: usize) -> bool {
+        // A file takes up to three descriptors, of its directory too. With many, the lowest free number says how many are used.
+        kept < self.limit / 4
+            || rustix::io::fcntl_dupfd_cloexec(&self.line.socket, 0).is_ok_and(|lowest| {
+                lowest.as_raw_fd().unsigned_abs() as usize + self.limit.div_ceil(4).min(FREE)
+                    < self.limit
+            })
     }
 
     fn let_go(&self, key: u64) {

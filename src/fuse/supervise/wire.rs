@@ -4,7 +4,10 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -17,6 +20,8 @@ use serde::{Deserialize, Serialize};
 pub(super) const FORM: u32 = 1;
 /// Descriptors beside a message at the most: as many as the kernel takes (SCM_MAX_FD).
 pub(super) const BESIDE: usize = 253;
+/// Between two attempts to send what there is no room for.
+const PAUSE: Duration = Duration::from_millis(1);
 /// The longest message, bytes.
 const LONGEST: usize = 1 << 14;
 
@@ -27,9 +32,8 @@ pub(super) enum Word {
     Keep { key: u64 },
     /// Keep it no longer.
     LetGo { key: u64 },
-    /// What is known of the mount is in the memory beside this from now on; what workers of lower generations had kept is
-    /// needed no more.
-    Log { generation: u32 },
+    /// What is known of the mount is in the memory beside this from now on.
+    Log {},
     /// It is mounted; beside this: the device, the lock, the control socket.
     Mounted {},
     /// What opens the volume is open: the mount can come.
@@ -89,8 +93,16 @@ pub(super) fn say<T: Serialize>(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let message = [IoSlice::new(&bytes)];
-    rustix::io::retry_on_intr(|| sendmsg(to.as_fd(), &message, &mut control, SendFlags::NOSIGNAL))?;
-    Ok(())
+    loop {
+        let sent = sendmsg(to.as_fd(), &message, &mut control, SendFlags::NOSIGNAL);
+        match sent {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            // More descriptors are on their way than this user may have there, until the other side takes some.
+            Err(Errno::TOOMANYREFS) => thread::sleep(PAUSE),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The next message and what came beside it; `None` when the other side is gone. Fails where descriptors were lost, for which
@@ -110,10 +122,10 @@ pub(super) fn hear<T: DeserializeOwned>(from: impl AsFd) -> io::Result<Option<(T
     });
     let len = match received {
         Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
-            return Err(rustix::io::Errno::MFILE.into());
+            return Err(Errno::MFILE.into());
         }
         Ok(received) => received.bytes,
-        Err(rustix::io::Errno::CONNRESET) => 0,
+        Err(Errno::CONNRESET) => 0,
         Err(error) => return Err(error.into()),
     };
     let mut descriptors = Vec::new();

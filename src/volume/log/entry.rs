@@ -17,11 +17,6 @@ impl Generation {
     pub(super) fn key(self, number: u64) -> u64 {
         u64::from(self.0) << 40 | number
     }
-
-    /// Whose a number is.
-    pub fn of_key(key: u64) -> Self {
-        Self(u32::try_from(key >> 40).unwrap_or(u32::MAX))
-    }
 }
 
 /// A handle of the kernel.

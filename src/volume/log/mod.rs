@@ -44,6 +44,8 @@ pub trait Keeper: Send + Sync {
     fn renew(&self, bytes: &[u8]) -> io::Result<()>;
     /// Keeps an open file under a number.
     fn keep(&self, key: u64, file: &Arc<dyn File>) -> io::Result<()>;
+    /// Whether another file can be kept beside so many.
+    fn has_room(&self, kept: usize) -> bool;
     /// Keeps it no longer.
     fn let_go(&self, key: u64);
     /// After this process no other one shall go on.
@@ -90,6 +92,8 @@ thread_local! {
     /// The one before, whose answer was sent since.
     static SENT: Cell<u64> = const { Cell::new(0) };
     static OPENED: RefCell<Vec<Opened>> = const { RefCell::new(Vec::new()) };
+    /// What the keeper has under these numbers is in the log until the entry about what was opened is.
+    static OUTDATED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Ends the work for a request also where it panicked.
@@ -116,6 +120,9 @@ impl Drop for Working<'_> {
             }
             entry.done.push((self.request, answer));
         });
+        for key in OUTDATED.take() {
+            self.log.keeper.let_go(key);
+        }
     }
 }
 
@@ -145,8 +152,11 @@ impl Volume {
             written.answers.clone_from(&rebuilt.answers);
             written.last_handle = rebuilt.last_handle;
             for (opened, file) in &rebuilt.handles {
-                log.hold(&mut written, file)?;
-                let file = file.state().number;
+                let state = file.state();
+                if let Some(key) = rebuilt.keys.get(&state.number) {
+                    written.hold_again(state, *key);
+                }
+                let file = state.number;
                 let opened = Opened {
                     file,
                     ..opened.clone()
@@ -156,6 +166,9 @@ impl Volume {
         }
         log.renew(self, &mut written)?;
         drop(written);
+        for key in rebuilt.iter().flat_map(|rebuilt| &rebuilt.unneeded) {
+            log.keeper.let_go(*key);
+        }
         self.env.when_distrusted({
             let log = Arc::clone(&log);
             Box::new(move |why| log.doom(why))
@@ -231,6 +244,16 @@ impl Volume {
         Ok(true)
     }
 
+    /// EMFILE where no other file could be kept for another process, so that none may be opened.
+    pub fn room_to_open(&self) -> Result<()> {
+        match self.log.get() {
+            Some(log) if !log.keeper.has_room(locked(&log.written).files.len()) => {
+                Err(Error::errno(libc::EMFILE))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes that a file was opened under this number, in a request under `once`. Before the answer.
     pub fn log_opened(&self, number: u64, file: &OpenFile) -> Result<()> {
         let Some(log) = self.log.get() else {
@@ -287,6 +310,17 @@ impl Volume {
 }
 
 impl Written {
+    /// The keeper has this file already, for another handle of it too.
+    fn hold_again(&mut self, state: &Arc<FileState>, key: u64) {
+        let kept = self.files.entry(state.number).or_insert_with(|| Kept {
+            state: Arc::clone(state),
+            key,
+            writable: state.descriptor_in_use().1,
+            handles: 0,
+        });
+        kept.handles += 1;
+    }
+
     /// A handle of this file was closed; the file, if that was its last.
     fn let_go(&mut self, file: u64) -> Option<Kept> {
         let kept = self.files.get_mut(&file)?;
@@ -404,7 +438,8 @@ impl Log {
             handles,
         };
         written.files.insert(state.number, kept);
-        Ok(()) // the one before stays with the keeper: the log names it until the next entry
+        OUTDATED.with_borrow_mut(|all| all.extend(before.map(|before| before.key)));
+        Ok(())
     }
 }
 

@@ -36,6 +36,10 @@ pub struct Rebuilt {
     pub handles: Vec<(Opened, OpenFile)>,
     /// Nodes, and how often the kernel looked each up.
     pub lookups: Vec<(Arc<Node>, u64)>,
+    /// The numbers under which the keeper has files, by those of their states.
+    pub(super) keys: HashMap<u64, u64>,
+    /// What it has and nobody needs.
+    pub(super) unneeded: Vec<u64>,
     /// No handle had a greater number.
     pub last_handle: u64,
     pub(super) begun: HashMap<u64, Intent>,
@@ -97,12 +101,14 @@ impl Left {
         let mut begun = HashMap::new();
         decide::all(volume, &restored, self.begun, &mut begun, &mut answers)?;
         let mut places = HashMap::new();
+        let mut unneeded: HashSet<u64> = kept.keys().copied().collect();
         for opened in self.handles.values() {
             if places.contains_key(&opened.file) {
                 continue;
             }
             let file = self.files.get(&opened.file).ok_or_else(|| lost("a file"))?;
             let backing = kept.get(&file.key).ok_or_else(|| lost("a descriptor"))?;
+            unneeded.remove(&file.key);
             let node = restored.node(file.carried.node)?;
             let mut carried = file.carried.clone();
             carried.named = false;
@@ -113,8 +119,9 @@ impl Left {
             }
             let place = places.len();
             restored.add_file(volume, carried, Arc::clone(backing))?;
-            places.insert(opened.file, place);
+            places.insert(opened.file, (place, file.key));
         }
+        let mut keys = HashMap::new();
         let mut handles = Vec::with_capacity(self.handles.len());
         for opened in self.handles.into_values() {
             let flags = OpenFlags {
@@ -122,8 +129,9 @@ impl Left {
                 write: opened.write,
                 ..OpenFlags::default()
             };
-            let place = places.get(&opened.file).ok_or_else(|| lost("a file"))?;
+            let (place, key) = places.get(&opened.file).ok_or_else(|| lost("a file"))?;
             let file = restored.open(opened.node, *place, flags)?;
+            keys.insert(file.state().number, *key);
             handles.push((opened, file));
         }
         let mut lookups = Vec::new();
@@ -133,6 +141,8 @@ impl Left {
         Ok(Rebuilt {
             handles,
             lookups,
+            keys,
+            unneeded: unneeded.into_iter().collect(),
             last_handle: self.last_handle,
             begun,
             answers,

@@ -1,7 +1,7 @@
 //! Random operations on a volume whose process dies at any call of the store, as a supervised mount has it: what the next one
 //! makes of the log must be what the first one had, and the request that was not answered must come out as if nothing happened.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -90,6 +90,10 @@ impl Keeper for Kept {
 
     fn keep(&self, key: u64, file: &Arc<dyn File>) -> io::Result<()> {
         self.living(|outside| drop(outside.kept.insert(key, Arc::clone(file))))
+    }
+
+    fn has_room(&self, _: usize) -> bool {
+        true
     }
 
     fn let_go(&self, key: u64) {
@@ -224,6 +228,7 @@ impl World {
         let left = Left::read(&outside.log).unwrap();
         let generation = Generation(left.generation.0 + 1);
         let rebuilt = left.rebuild(&self.volume, &outside.kept).unwrap();
+        self.outside.lock().unwrap().kept = outside.kept; // none is kept again
         for (node, lookups) in &rebuilt.lookups {
             node.hold(*lookups);
         }
@@ -240,6 +245,10 @@ impl World {
             self.handles.insert(number, Held { file, object, id });
         }
         assert!(files.is_empty(), "no handle that the kernel does not have");
+        let states = self.handles.values().map(|held| held.file.state().number);
+        let states: BTreeSet<_> = states.collect();
+        let kept = self.outside.lock().unwrap().kept.len();
+        assert_eq!(kept, states.len(), "what is open, and nothing else");
     }
 
     /// The kernel looks something up, or forgets it.
@@ -398,6 +407,10 @@ impl Keeper for Told {
     fn keep(&self, _: u64, _: &Arc<dyn File>) -> io::Result<()> {
         Ok(())
     }
+    fn has_room(&self, _: usize) -> bool {
+        true
+    }
+
     fn let_go(&self, _: u64) {}
     fn doom(&self, why: &str) {
         *self.0.lock().unwrap() = Some(why.to_owned());
