@@ -15,6 +15,8 @@ mod kept;
 mod many;
 #[path = "supervised/named.rs"]
 mod named;
+#[path = "supervised/reading.rs"]
+mod reading;
 #[path = "supervised/replaced.rs"]
 mod replaced;
 #[path = "supervised/storms.rs"]

@@ -30,7 +30,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 pub(super) fn mount(global: &Global, args: &MountArgs) -> anyhow::Result<Code> {
     let options = options(args)?;
     if options.supervise
-        && let Some(why) = supervise::unsupported(&options)
+        && let Some(why) = supervise::unsupported()
     {
         return Err(failure(Code::Usage, why));
     }
@@ -178,7 +178,7 @@ fn serve_for(
     drop(secrets);
     supervised.take()?; // after what takes long: a mount that comes waits from here on
     let mountpoint = &args.mountpoint;
-    let socket = mounts::socket_of(&known.info.volume, false, mountpoint)?;
+    let socket = mounts::socket_of(&known.info.volume, options.read_only, mountpoint)?;
     let how = How::mounted(options);
     let Open { volume, tokens } =
         opening::supervised(&options.vault, opened, &args.trust, &how, supervised)?;

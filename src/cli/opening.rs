@@ -100,7 +100,7 @@ pub(super) fn after(
     })
 }
 
-/// As `with`, in the worker of a supervisor. The store must report what it could not write.
+/// As `with`, in the worker of a supervisor. A store that is written must report what it could not write.
 pub(super) fn supervised(
     vault: &Path,
     opened: Opened,
@@ -109,7 +109,7 @@ pub(super) fn supervised(
     supervised: &Supervised,
 ) -> anyhow::Result<Open> {
     from(vault, opened, trust, how, |store, providers, options| {
-        if !store.traits().syncfs_reports {
+        if !how.read_only && !store.traits().syncfs_reports {
             return Err(failure(
                 Code::Usage,
                 "-o supervise needs a backing file system that reports failed writes of all its files at once (ext4, XFS, \

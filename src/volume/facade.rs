@@ -58,7 +58,7 @@ pub struct Volume {
 pub(crate) trait Closer: Send {
     /// Writes the clean mark if it may be written, and releases the lock.
     fn finish(&mut self, env: &Env) -> Result<()>;
-    /// The file that holds a writer's lock.
+    /// The file that holds the lock.
     fn lock(&self) -> Option<Arc<dyn File>> {
         None
     }

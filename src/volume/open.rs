@@ -82,7 +82,7 @@ pub fn open(
 
 /// What a process leaves to the one that goes on with its volume.
 pub struct Predecessor {
-    /// The file by whose descriptor a writer holds the lock.
+    /// The file by whose descriptor the lock is held.
     pub lock: Option<Arc<dyn File>>,
     /// Whether something failed that forbids a clean end.
     pub unclean: bool,
@@ -120,6 +120,10 @@ enum Start {
 impl Start {
     fn lock(&self, root: &Arc<dyn Dir>, options: &OpenOptions) -> Result<Option<VolumeLock>> {
         match self {
+            // As long as one has it, that no writer came in between is sure.
+            Self::Again(lock) if options.read_only => {
+                VolumeLock::inherited_in(root, Arc::clone(lock)).map(Some)
+            }
             _ if options.read_only => VolumeLock::shared(root),
             Self::Fresh => VolumeLock::exclusive(root, &options.host, options.take_over).map(Some),
             Self::Again(lock) => {
@@ -238,8 +242,7 @@ impl Closer for Finish {
     }
 
     fn lock(&self) -> Option<Arc<dyn File>> {
-        let lock = self.lock.as_ref();
-        lock.filter(|_| self.writes).map(VolumeLock::file)
+        self.lock.as_ref().map(VolumeLock::file)
     }
 
     fn take_over(&mut self, host: &Host) -> Result<()> {

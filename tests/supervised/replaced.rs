@@ -25,7 +25,7 @@ use crate::support::{SUITES, Sandbox, is_mounted};
 use crate::{ends_whole, kill, log, next, parent};
 
 /// Gives the mount to another supervisor.
-fn reexec(sandbox: &Sandbox) {
+pub fn reexec(sandbox: &Sandbox) {
     let before = sandbox.server();
     let supervisor = parent(before);
     sandbox.ok(&["reexec", "mnt"]);
@@ -37,7 +37,7 @@ fn reexec(sandbox: &Sandbox) {
     is_gone(supervisor);
 }
 
-fn is_gone(pid: i32) {
+pub fn is_gone(pid: i32) {
     let begun = Instant::now();
     while Path::new(&format!("/proc/{pid}/fd/0")).exists() {
         assert!(begun.elapsed() < Duration::from_secs(60), "{pid} stays");

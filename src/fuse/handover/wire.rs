@@ -32,7 +32,7 @@ pub(super) struct Given {
     pub(super) device: usize,
     /// One: the control socket.
     pub(super) listener: usize,
-    /// One, of a writer: the lock.
+    /// One, or none where there is no lock file: the lock.
     pub(super) lock: usize,
     /// Further descriptors of the connection.
     pub(super) others: usize,

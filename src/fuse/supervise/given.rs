@@ -9,9 +9,10 @@ use crate::volume::Generation;
 /// What is given.
 pub(super) struct Given {
     pub(super) device: OwnedFd,
-    pub(super) lock: OwnedFd,
     pub(super) listener: OwnedFd,
     pub(super) log: OwnedFd,
+    /// None where a volume is read that has no lock file.
+    pub(super) lock: Option<OwnedFd>,
     pub(super) kept: Vec<(u64, OwnedFd)>,
     /// Whether the worker before brought everything to rest, and then whether something forbids a clean end.
     pub(super) rested: Option<bool>,
@@ -37,9 +38,9 @@ pub(super) fn hear(socket: impl AsFd) -> io::Result<Heard> {
             (Order::Mount { form: FORM, rested }, _) => {
                 given = Some(Given {
                     device: next()?,
-                    lock: next()?,
                     listener: next()?,
                     log: next()?,
+                    lock: next().ok(),
                     kept: Vec::new(),
                     rested,
                 });

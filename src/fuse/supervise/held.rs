@@ -30,8 +30,8 @@ pub struct Held {
 
 struct Mount {
     device: OwnedFd,
-    lock: OwnedFd,
     listener: OwnedFd,
+    lock: Option<OwnedFd>,
 }
 
 /// A worker, as its supervisor hears of it; or a supervisor that is to have the mount of this one.
@@ -79,12 +79,8 @@ impl Held {
     pub fn begin(&mut self, worker: &Worker, attached: bool) -> io::Result<()> {
         self.generation += 1;
         if let (Some(mount), Some(log)) = (&self.mount, &self.log) {
-            let all = [
-                mount.device.as_fd(),
-                mount.lock.as_fd(),
-                mount.listener.as_fd(),
-                log.as_fd(),
-            ];
+            let mut all = vec![mount.device.as_fd(), mount.listener.as_fd(), log.as_fd()];
+            all.extend(mount.lock.as_ref().map(AsFd::as_fd));
             let rested = self.rested;
             wire::say(&worker.0, &Order::Mount { form: FORM, rested }, &all)?;
             let kept: Vec<_> = self.kept.iter().collect();
@@ -166,8 +162,8 @@ impl Held {
                 Word::Mounted {} => {
                     self.mount = Some(Mount {
                         device: given()?,
-                        lock: given()?,
                         listener: given()?,
+                        lock: given().ok(),
                     });
                 }
                 Word::Opened {} => return Ok(Told::Opened),

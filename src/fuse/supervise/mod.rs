@@ -35,12 +35,9 @@ use crate::volume::{Error, Generation, Keeper, Left, Predecessor, Volume};
 const MOUNT: u8 = 11;
 
 /// Why a mount cannot be supervised; `None`: it can, so far as this is known before a worker runs.
-pub fn unsupported(options: &MountOptions) -> Option<&'static str> {
+pub fn unsupported() -> Option<&'static str> {
     if !rustix::process::geteuid().is_root() {
         return Some("-o supervise is for root: it takes memory that is locked");
-    }
-    if options.read_only {
-        return Some("-o supervise is for mounts that can be written");
     }
     if !handshake::can_resend() {
         return Some("-o supervise needs Linux 6.10, which can send requests again");
@@ -61,7 +58,7 @@ pub struct Supervised {
 
 /// What came before a worker.
 pub enum Before {
-    /// Nothing: it is to mount.
+    /// Nothing that matters: it is to be opened as by any process.
     Nothing,
     /// One that died, and left the lock.
     Dead(Arc<dyn File>),
@@ -125,7 +122,10 @@ impl Supervised {
         let Some(came) = heard.given else {
             return Ok(());
         };
-        if let Err(error) = rustix::fs::syncfs(&came.lock) {
+        // Without a lock nothing was written.
+        if let Some(lock) = &came.lock
+            && let Err(error) = rustix::fs::syncfs(lock)
+        {
             self.line.doom(&format!(
                 "the backing file system could not be synced: {error}"
             ));
@@ -141,13 +141,15 @@ impl Supervised {
         let Some(came) = &self.came else {
             return Ok(Before::Nothing);
         };
-        let lock = store.file_of(came.lock.try_clone()?)?;
-        Ok(match came.rested {
-            None => Before::Dead(lock),
-            Some(unclean) => Before::Rested(Predecessor {
-                lock: Some(lock),
-                unclean,
-            }),
+        let lock = came
+            .lock
+            .as_ref()
+            .map(|lock| store.file_of(lock.try_clone()?));
+        let lock = lock.transpose()?;
+        Ok(match (came.rested, lock) {
+            (Some(unclean), lock) => Before::Rested(Predecessor { lock, unclean }),
+            (None, Some(lock)) => Before::Dead(lock),
+            (None, None) => Before::Nothing,
         })
     }
 
@@ -205,11 +207,13 @@ impl Supervised {
         let head = serde_json::to_value(&connection.handshake)?;
         self.keep_log(volume, head, None)?;
         let lock = volume.predecessor().lock;
-        let lock = lock.as_ref().and_then(|lock| lock.descriptor());
-        let (Some(lock), Some(listener)) = (lock, &self.listener) else {
-            return Err(io::Error::other("the store gives no descriptors"));
-        };
-        let all = [connection.device.as_fd(), lock, listener.as_fd()];
+        let no_descriptor = || io::Error::other("the store gives no descriptors");
+        let lock = lock
+            .as_ref()
+            .map(|lock| lock.descriptor().ok_or_else(no_descriptor));
+        let listener = self.listener.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut all = vec![connection.device.as_fd(), listener.as_fd()];
+        all.extend(lock.transpose()?);
         self.line.say(&Word::Mounted {}, &all);
         Ok(())
     }

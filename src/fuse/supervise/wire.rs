@@ -34,7 +34,7 @@ pub(super) enum Word {
     LetGo { key: u64 },
     /// What is known of the mount is in the memory beside this from now on.
     Log {},
-    /// It is mounted; beside this: the device, the lock, the control socket.
+    /// It is mounted; beside this: the device, the control socket, the lock if there is one.
     Mounted {},
     /// What opens the volume is open: the mount can come.
     Opened {},
@@ -58,7 +58,7 @@ pub(super) enum Word {
 /// What a supervisor says; also to one that is to have its mount.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// A mount that is there; beside this: the device, the lock, the control socket, the log. `rested`: the worker before did
+    /// A mount that is there; beside this: the device, the control socket, the log, the lock if there is one. `rested`: the worker before did
     /// not die, but left everything settled, and something forbids a clean end, or not.
     Mount { form: u32, rested: Option<bool> },
     /// Files that were kept, beside this.
