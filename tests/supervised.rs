@@ -9,6 +9,8 @@ mod held;
 mod lives;
 mod support;
 
+#[path = "supervised/errors.rs"]
+mod errors;
 #[path = "supervised/kept.rs"]
 mod kept;
 #[path = "supervised/many.rs"]
