@@ -353,6 +353,10 @@ impl<R: FnOnce()> Supervisor<'_, R> {
                 Ok(Told::Leaving(to)) => past.leaving = Some(to),
                 Ok(Told::Ended) => past.ended = true,
                 Ok(Told::Gone) => break,
+                Err(_) if past.leaving.is_some() => {
+                    let _ = child.kill(); // it keeps nothing but the others waiting
+                    break;
+                }
                 Err(error) => {
                     past.doomed = Some(format!("it said what is not understood: {error}"));
                     let _ = child.kill();

@@ -22,7 +22,7 @@ use crate::lives::{Life, large_lives, lives, mapped_lives};
 use crate::named::named_lives;
 use crate::support::daemon::Daemon;
 use crate::support::{SUITES, Sandbox, is_mounted};
-use crate::{ends_whole, kill, log, next, parent};
+use crate::{child, ends_whole, kill, log, next, parent};
 
 /// Gives the mount to another supervisor.
 pub fn reexec(sandbox: &Sandbox) {
@@ -105,7 +105,9 @@ fn replace_and_kill(sandbox: &Sandbox) {
         thread::sleep(Duration::from_millis(round * 37 % 150));
         let before = sandbox.server();
         let begun = Instant::now();
-        if round % 2 == 0 {
+        if round % 4 == 3 {
+            done[usize::from(reexec_under_a_kill_of_the_one_that_comes(sandbox, round))] += 1;
+        } else if round % 2 == 0 {
             reexec(sandbox);
             took.push(begun.elapsed());
             let before = sandbox.server();
@@ -136,6 +138,19 @@ fn replace_and_kill(sandbox: &Sandbox) {
         done[0],
         done[1]
     );
+}
+
+/// Whether it went through.
+fn reexec_under_a_kill_of_the_one_that_comes(sandbox: &Sandbox, round: u64) -> bool {
+    let mut command = sandbox.command();
+    let mut command = command.args(["reexec", "mnt"]).spawn().unwrap();
+    let supervisor = child(command.id() as i32, 0);
+    let worker = child(supervisor, 0);
+    thread::sleep(Duration::from_millis(round * 61 % 290));
+    kill(worker);
+    let went = command.wait().unwrap().success();
+    next(sandbox, worker);
+    went
 }
 
 fn storm(suite: &str, options: &str) {

@@ -13,6 +13,8 @@ use super::super::session::raise_file_limit;
 use super::given;
 use super::wire::{self, BESIDE, FORM, Order, Word};
 
+/// How long a worker that said that it leaves may take to end.
+const END: Duration = Duration::from_secs(10);
 /// How long a supervisor that is to have the mount may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -174,6 +176,7 @@ impl Held {
                 Word::Doomed { why } => return Ok(Told::Doomed(why)),
                 Word::Leaving { unclean } => {
                     self.rested = Some(unclean);
+                    set_socket_timeout(&worker.0, Timeout::Recv, Some(END))?;
                     return Ok(Told::Leaving(Worker(given()?)));
                 }
                 Word::Ended {} => {
