@@ -199,6 +199,35 @@ fn a_locked_volume_has_one_key_left_and_it_opens_nothing() {
     }
 }
 
+/// A supervisor needs it for the next process, and the process that serves does not.
+#[test]
+fn a_supervisor_has_the_passphrase_in_locked_pages_until_the_volume_locks() {
+    let options = "supervise,on-key-loss=lock,key-check=1s";
+    let (sandbox, pid) = mounted(SUITES[0], &["-o", options]);
+    use_it(&sandbox);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit(") ").next().unwrap();
+    let supervisor = Process::new(fields.split(' ').nth(1).unwrap().parse().unwrap());
+    let worker = Process::new(pid);
+    assert_nowhere(&worker.finds(&passphrase(), false), "the worker");
+    assert_nowhere(&supervisor.finds(&passphrase(), true), "outside");
+    assert!(
+        !supervisor.finds(&passphrase(), false).is_empty(),
+        "the search finds nothing"
+    );
+    sandbox.ok(&["--passphrase-file", "pw", "key", "disable", "alias/default"]);
+    let patience = Instant::now() + Duration::from_secs(60);
+    loop {
+        let left = supervisor.finds(&passphrase(), false);
+        if left.is_empty() {
+            break;
+        }
+        if Instant::now() > patience {
+            assert_nowhere(&left, "locked");
+        }
+    }
+}
+
 #[test]
 fn neither_log_nor_arguments_nor_environment_show_a_key() {
     let (sandbox, pid) = mounted(SUITES[0], &[]);
