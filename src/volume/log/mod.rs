@@ -13,7 +13,7 @@ mod rebuild;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -58,6 +58,8 @@ pub(crate) struct Log {
     head: Value,
     generation: Generation,
     doomed: AtomicBool,
+    /// Files that the keeper has, as of the last entry: whoever opens one looks before it, and waits for nobody.
+    kept: AtomicUsize,
     written: Mutex<Written>,
 }
 
@@ -144,6 +146,7 @@ impl Volume {
             head,
             generation,
             doomed: AtomicBool::new(false),
+            kept: AtomicUsize::new(0),
             written: Mutex::default(),
         });
         let mut written = locked(&log.written);
@@ -165,6 +168,7 @@ impl Volume {
             }
         }
         log.renew(self, &mut written)?;
+        log.kept.store(written.files.len(), Ordering::Relaxed);
         drop(written);
         for key in rebuilt.iter().flat_map(|rebuilt| &rebuilt.unneeded) {
             log.keeper.let_go(*key);
@@ -247,7 +251,7 @@ impl Volume {
     /// EMFILE where no other file could be kept for another process, so that none may be opened.
     pub fn room_to_open(&self) -> Result<()> {
         match self.log.get() {
-            Some(log) if !log.keeper.has_room(locked(&log.written).files.len()) => {
+            Some(log) if !log.keeper.has_room(log.kept.load(Ordering::Relaxed)) => {
                 Err(Error::errno(libc::EMFILE))
             }
             _ => Ok(()),
@@ -346,6 +350,7 @@ impl Log {
         fill(&mut entry, &mut written);
         let mut nodes = Vec::new(); // dropped after the lock: one may be the last hold
         let done = self.put(volume, &mut written, &mut entry, &mut nodes);
+        self.kept.store(written.files.len(), Ordering::Relaxed);
         drop(written);
         if let Err(error) = done {
             self.doom(&format!(
