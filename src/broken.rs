@@ -12,6 +12,8 @@ pub(crate) enum Rule {
     InPlaceUnsynced,
     /// 3: written in place again before the next sync.
     InPlaceTwice,
+    /// 3: a block in a slot that the file is about to lose is written there again.
+    LostSlotKept,
     /// 6: what a shorter file lacks is given up before its size is durable.
     ShrinkUnsynced,
     /// 6: the file is cut before blocks that moved down are durable.
@@ -74,6 +76,16 @@ pub(crate) enum Rule {
     CopyEarly,
     /// A copy that shares ciphertext forgets a sync that failed before its last one.
     ShareForgotten,
+    /// 10: a block is written over before its copy is durable.
+    RedoUnsynced,
+    /// 10: a copy is dropped before its block is durable.
+    RedoEarly,
+    /// 10: a block that does not open is not looked for among the copies.
+    RedoIgnored,
+    /// 10: copies that a mount found are written over.
+    RedoForgotten,
+    /// 10: copies that a mount found are dropped with its own.
+    RedoDropped,
     /// An fsync that does nothing.
     FsyncIgnored,
     /// The keystore gets its name before its content is durable.

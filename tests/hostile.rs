@@ -476,6 +476,7 @@ fn planted_files_of_ours_change_nothing_that_is_mounted() {
             vault.join(format!("strongroom.long.{}", "B".repeat(43))),
             vec![1; 200],
         ),
+        ("copies", vault.join("strongroom.redo"), vec![7; 33 << 12]),
         (
             "a hidden file",
             vault.join("strongroom.tmp.0123456789abcdef"),
@@ -515,6 +516,7 @@ fn fifos_in_the_place_of_our_own_files_hang_nothing() {
         vault.join("strongroom.volume"),
         vault.join("strongroom.mount"),
         vault.join("strongroom.lock"),
+        vault.join("strongroom.redo"),
     ] {
         let saved = sandbox.path("saved");
         let was_there = fs::rename(&path, &saved).is_ok();

@@ -23,6 +23,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("states", parsers::states),
     ("names", parsers::names),
     ("dir-file", parsers::dir_file),
+    ("redo", volume::redo),
     ("mount-file", parsers::mount_file),
     ("xattrs", parsers::xattrs),
     ("symlink", parsers::symlink),

@@ -4,7 +4,8 @@ use std::cell::OnceCell;
 use std::sync::{Arc, Mutex};
 
 use strongroom::crypto::{GcmSiv, Secret};
-use strongroom::format::ids::{KeyId, KeyVersion};
+use strongroom::format::ids::{FileId, KeyId, KeyVersion};
+use strongroom::format::redo::{ENTRY_LEN, Entry, LEN, copy_offset, entry_offset};
 use strongroom::format::suite::Suite;
 use strongroom::format::wrap::{WrapAlgorithm, software_unwrap, software_wrap};
 use strongroom::keys::{KeyDescription, KeyError, KeyProvider, KeyState, Wrapped};
@@ -158,6 +159,31 @@ impl Sample {
     }
 }
 
+impl Sample {
+    /// Cut off amid overwrites on a full store: eight blocks are torn, and their copies are in the redo file.
+    fn torn() -> Self {
+        let sample = Self::new(Suite::Gcm, false);
+        let mut copies = vec![0; LEN as usize];
+        sample
+            .store
+            .edit(&[&sample.file], |bytes| {
+                let file = FileId(bytes[32..48].try_into().expect("a header"));
+                for number in 0..8 {
+                    let block = 3 + number as u64; // in the slot of its own number
+                    let slot = &mut bytes[4096 * (1 + block as usize)..][..4096];
+                    let entry = Entry { file, block }.encode();
+                    copies[entry_offset(number) as usize..][..ENTRY_LEN].copy_from_slice(&entry);
+                    copies[copy_offset(number) as usize..][..4096].copy_from_slice(slot);
+                    slot[2048..].fill(0);
+                }
+            })
+            .expect("a file");
+        let redo = sample.store.root().create(b"strongroom.redo", 0o600);
+        redo.expect("free").write_at(&copies, 0).expect("memory");
+        sample
+    }
+}
+
 fn store_names(store: &MemoryStore) -> Vec<Vec<u8>> {
     let entries = store.root().entries(0).expect("memory");
     entries.into_iter().map(|entry| entry.name).collect()
@@ -217,6 +243,7 @@ thread_local! {
     static SETTLED: OnceCell<Sample> = const { OnceCell::new() };
     static IN_DOUBT: OnceCell<Sample> = const { OnceCell::new() };
     static XTS: OnceCell<Sample> = const { OnceCell::new() };
+    static TORN: OnceCell<Sample> = const { OnceCell::new() };
 }
 
 /// A settled file and one in doubt, changed: read whole it is what was written, and the check says so too.
@@ -288,6 +315,38 @@ fn changed_file(sample: &Sample, data: &[u8], judge: impl Fn(&Sample, Option<Vec
     );
     judge(sample, read, report.expect("memory").is_sound());
     volume.close().expect("memory");
+}
+
+/// The redo file of an unclean end: a block that was torn is what was written, or cannot be read; no other one minds.
+pub fn redo(data: &[u8]) {
+    TORN.with(|sample| {
+        let sample = sample.get_or_init(Sample::torn);
+        let store = Arc::new(sample.store.snapshot());
+        store
+            .edit(&[b"strongroom.redo"], |bytes| patch(bytes, data))
+            .expect("a file");
+        let provider: Arc<dyn KeyProvider> = sample.keys.clone();
+        let volume = open(store, provider.into(), &options(true)).expect("its own files are sound");
+        let (node, attr) = volume.lookup(&volume.root(), b"file").expect("its name");
+        let flags = OpenFlags {
+            write: false,
+            ..WRITE
+        };
+        let file = volume.open(&node, flags).expect("its header");
+        assert_eq!(attr.size, SIZE as u64);
+        let mut page = [0; 4096];
+        for (block, was) in sample.content.chunks(4096).enumerate() {
+            let torn = (3..11).contains(&block) && !data.is_empty();
+            match volume.read(&file, block as u64 * 4096, &mut page) {
+                // One that a growth cut off may have left without data is a hole.
+                Ok(read) if torn && page[..read].iter().all(|byte| *byte == 0) => {}
+                Ok(read) => assert_eq!(&page[..read], was, "block {block}"),
+                Err(_) => assert!(torn, "block {block} is whole, or its copy is"),
+            }
+        }
+        drop(file);
+        volume.close().expect("memory");
+    });
 }
 
 /// A planted `strongroom.dir`, volume file and mount file: opening says so, listing does not panic.

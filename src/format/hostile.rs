@@ -7,6 +7,7 @@ use super::ids::*;
 use super::mount_file::MountFile;
 use super::names::*;
 use super::record::*;
+use super::redo;
 use super::suite::{Envelope, Suite};
 use super::volume_file::*;
 use super::wrap::{WrapAlgorithm, software_unwrap, software_wrap};
@@ -222,6 +223,26 @@ fn keeps_the_durable_half_beside_a_torn_one() {
 }
 
 #[test]
+fn an_entry_of_the_redo_file_holds_as_it_was_written_or_not_at_all() {
+    let entry = redo::Entry {
+        file: FILE,
+        block: 77,
+    };
+    let bytes = entry.encode();
+    assert_eq!(redo::Entry::parse(&bytes), Ok(Some(entry)));
+    assert_eq!(redo::Entry::parse(&[0; redo::ENTRY_LEN]), Ok(None));
+    for bit in 0..8 * redo::ENTRY_LEN {
+        let parsed = redo::Entry::parse(&flip(&bytes, bit));
+        assert!(parsed.is_err(), "bit {bit}: {parsed:?}");
+    }
+    for caught in 1..redo::ENTRY_LEN {
+        let mut torn = [0; redo::ENTRY_LEN];
+        torn[..caught].copy_from_slice(&bytes[..caught]);
+        assert!(redo::Entry::parse(&torn).is_err(), "{caught} bytes");
+    }
+}
+
+#[test]
 fn orders_sequences_across_their_wrap() {
     assert!(newer(1, 0) && !newer(0, 1) && !newer(7, 7));
     assert!(newer(0, u16::MAX) && !newer(u16::MAX, 0));
@@ -303,6 +324,7 @@ fn knows_its_own_files() {
     let internal = [
         VOLUME,
         VOLUME_OLD,
+        REDO,
         MOUNT,
         LOCK,
         DIR_FILE,

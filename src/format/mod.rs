@@ -17,6 +17,7 @@ pub mod names;
 #[cfg(test)]
 mod pinned;
 pub mod record;
+pub mod redo;
 pub mod state;
 pub mod suite;
 pub mod texts;

@@ -24,6 +24,8 @@ pub const VOLUME_OLD: &[u8] = b"strongroom.volume.old";
 pub const MOUNT: &[u8] = b"strongroom.mount";
 /// The lock file of a writable mount.
 pub const LOCK: &[u8] = b"strongroom.lock";
+/// Copies for overwrites on a full store.
+pub const REDO: &[u8] = b"strongroom.redo";
 /// In a directory whose id is not derived from where it stands.
 pub const DIR_FILE: &[u8] = b"strongroom.dir";
 /// Before 43 characters: the name is in the side file.

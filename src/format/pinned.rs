@@ -8,6 +8,7 @@ use super::ids::*;
 use super::json::hex;
 use super::names::*;
 use super::record::*;
+use super::redo;
 use super::suite::{Envelope, Suite};
 use super::volume_keys::VolumeKeys;
 use super::wrap::{Purpose, WrapAlgorithm, context, software_unwrap, software_wrap};
@@ -186,6 +187,23 @@ fn record_and_block() {
     is(
         &[&text[..], &tag].concat(),
         "366ddfa7e9377c91e829f0080fa7bb2c26d89339",
+    );
+}
+
+#[test]
+fn redo_entry() {
+    let entry = redo::Entry {
+        file: FILE,
+        block: 77,
+    };
+    is(
+        &entry.encode(),
+        "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b04d0000000000000000000000beef8903",
+    );
+    assert_eq!(redo::LEN, 33 * 4096);
+    assert_eq!(
+        (redo::entry_offset(3), redo::copy_offset(3)),
+        (96, 4 * 4096)
     );
 }
 

@@ -32,6 +32,7 @@ use crate::volume::make::Caller;
 use crate::volume::master::{Master, Modules};
 use crate::volume::node::Node;
 use crate::volume::path::{at, join};
+use crate::volume::redo::Redo;
 use crate::volume::rekey_data::copy_contents;
 use crate::volume::replace::replace;
 use crate::volume::{dir, files, listing, xattr};
@@ -193,6 +194,7 @@ fn start(
         !file.no_sparse,
         false,
         source.env.in_place,
+        Redo::default(),
         keys,
         ring,
         Epochs {

@@ -11,6 +11,7 @@ use crate::format::volume_keys::VolumeKeys;
 use crate::store::{Dir, Store};
 use crate::volume::error::{Error, Result};
 use crate::volume::keyring::KeyRing;
+use crate::volume::redo::Redo;
 use crate::volume::sync::{reading, writing};
 
 /// Who is told why another process must not take what is on the store for whole.
@@ -34,6 +35,8 @@ pub(crate) struct Env {
     pub(crate) read_only: bool,
     /// Whether a full group may be overwritten in place (FORMAT.md section 4, rule 3): the store writes 4 KiB atomically.
     pub(crate) in_place: bool,
+    /// Copies for overwrites in place where that is not so, on a full store.
+    pub(crate) redo: Redo,
     /// Keys derived from the volume secret; none in a locked volume.
     keys: RwLock<Option<Arc<VolumeKeys>>>,
     /// Wraps and unwraps data keys under the master key.
@@ -60,6 +63,7 @@ impl Env {
         sparse: bool,
         read_only: bool,
         in_place: bool,
+        redo: Redo,
         keys: VolumeKeys,
         ring: KeyRing,
         epochs: Epochs,
@@ -75,6 +79,7 @@ impl Env {
             sparse,
             read_only,
             in_place,
+            redo,
             keys: RwLock::new(Some(Arc::new(keys))),
             ring,
             epochs,

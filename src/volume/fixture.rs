@@ -18,6 +18,7 @@ use crate::volume::error::Result;
 use crate::volume::file::FileState;
 use crate::volume::file::body::Place;
 use crate::volume::keyring::KeyRing;
+use crate::volume::redo::Redo;
 use crate::volume::settle::Settler;
 use crate::volume::test_keys::KEY;
 pub(crate) use crate::volume::test_keys::TestKeys;
@@ -124,6 +125,7 @@ impl Fixture {
             self.sparse,
             false,
             self.in_place,
+            Redo::default(),
             VolumeKeys::derive(&self.secret, &VOLUME),
             ring,
             Epochs {

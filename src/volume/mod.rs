@@ -14,6 +14,7 @@ pub(crate) mod lock;
 mod lock_down;
 pub(crate) mod master;
 mod pin;
+pub(crate) mod redo;
 pub(crate) mod replace;
 pub(crate) mod settle;
 pub(crate) mod volume_key;

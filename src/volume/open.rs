@@ -29,6 +29,7 @@ use crate::volume::keyring::KeyRing;
 use crate::volume::lock::{self, VolumeLock};
 use crate::volume::master::{Master, Modules, VOLUME_FILE_LIMIT};
 use crate::volume::pin::Pin;
+use crate::volume::redo::{Redo, Use};
 use crate::volume::replace::{read_small, replace_always};
 use crate::volume::volume_key::VolumeKey;
 
@@ -181,6 +182,13 @@ fn open_from(
         );
     }
     let mac = Arc::clone(&keys.mac);
+    let in_place = in_place(options.in_place, &store);
+    let how = Use {
+        writes: !options.read_only,
+        makes: fresh && !options.read_only && !in_place && file.suite == Suite::Gcm,
+        in_doubt: epochs.any_listed(),
+    };
+    let redo = Redo::open(&root, how);
     let env = Arc::new(Env::new(
         store.clone(),
         file.volume,
@@ -188,7 +196,8 @@ fn open_from(
         file.bind_names,
         !file.no_sparse,
         options.read_only,
-        in_place(options.in_place, &store),
+        in_place,
+        redo,
         keys,
         ring,
         epochs,

@@ -92,6 +92,10 @@ aad = b"block" + bytes([1]) + le(8, 77) + FILE
 show("block_aad", aad)
 show("sealed block", AESGCMSIV(hkdf(DATA_KEY, FILE, b"content" + b"\x01", 32)).encrypt(bytes([0x11] * 12), b"text", aad))
 
+# Entry of the redo file.
+entry = FILE + le(8, 77) + bytes(4)
+show("redo entry", entry + le(4, crc32c(entry)))
+
 # Wraps.
 show("context data key", PREFIX + b"wrap" + b"\0" + bytes([1]) + VOLUME + FILE + le(4, 0))
 show("context volume key", PREFIX + b"wrap" + b"\0" + bytes([2]) + VOLUME + bytes(16) + le(4, 6))

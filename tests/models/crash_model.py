@@ -12,9 +12,9 @@ its own bytes or EIO; no zeros are made up by replaying its older bytes.
 usage: crash_model.py [--runs N] [--seed S] [--torn] [--break RULE]      (--torn: a data page may tear, too)
 """
 import argparse, copy, random
-from disk import TORN, U, Disk, Killed, SyncFailed, blocks, group_of
+from disk import TORN, U, Beside, Disk, Killed, SyncFailed, blocks, group_of
 from engine import ATOMIC, Engine
-from file_model import BREAK, EMPTY, HOLE, TEXT, Damaged, Volume
+from file_model import BREAK, EMPTY, HOLE, TEXT, Damaged, NoRoom, Volume
 
 # Each breaks one rule of FORMAT.md section 4; a run with it must fail.
 RULES = {
@@ -57,6 +57,11 @@ RULES = {
     "no-rewrite": "durable: after a failed sync all is written again",
     "drop-durable": "durable: what is gone falls back on its durable entry",
     "rewrap-nosync": "re-wrap: the old area goes after a sync",
+    "redo-nosync": "10: a copy is durable before its block is written over",
+    "redo-early": "10: a copy goes after a sync of the file",
+    "redo-ignored": "10: a block that does not open is its copy",
+    "redo-forgotten": "10: copies that were found stay until every group of their file is mended",
+    "redo-records": "10: records are durable before the block is written over",
 }
 
 MAX = 24 * U                                               # units that a file may have here
@@ -88,7 +93,8 @@ class Run:
         self.rnd, self.torn, self.ids = rnd, torn, iter(range(1, 1 << 30))
         TEXT.clear(); TEXT[HOLE] = EMPTY; ATOMIC[0] = not torn
         self.d, self.v = Disk(rnd), Volume()
-        self.counts = dict.fromkeys(("operations", "kills", "cuts", "failed syncs", "older entries", "damages"), 0)
+        self.r = Beside(self.d)                            # the redo file
+        self.counts = dict.fromkeys(("operations", "kills", "cuts", "failed syncs", "older entries", "redone", "no room", "damages"), 0)
         self.val, self.size, self.worlds, self.log = {}, 0, [World(0, {})], []
         self.inner = None                                  # the write that runs while a pass syncs
         self.lossy = self.shaky = False      # lossy: a sync failed and none ended well since
@@ -97,7 +103,7 @@ class Run:
 
     def mount(self):
         self.v.mount()
-        self.f = Engine(self.d, self.v, self.ids)
+        self.f = Engine(self.d, self.r, self.v, self.ids)
         self.d.hook = self.f.reader
 
     # ---- one operation
@@ -114,8 +120,10 @@ class Run:
         lo = hi = 0
         if op == "write": lo = rnd.randint(0, min(size + 3 * U, MAX - 2 * U)); hi = lo + rnd.randint(1, 2 * U)
         if op == "big": lo = rnd.randint(0, 8 * U); hi = min(MAX, lo + rnd.randint(6 * U, 16 * U))
+        self.d.full = self.torn and size > 0 and op in ("write", "big") and rnd.random() < 0.4
+        if self.d.full: lo = rnd.randrange(size); hi = min(size, lo + rnd.randint(1, 4 * U))
         to = {"write": max(size, hi), "big": max(size, hi), "trunc": rnd.randint(1, MAX), "empty": 0}.get(op, size)
-        self.log.append((op, (lo, hi, to), self.d.fuse, self.d.fail))
+        self.log.append((op, (lo, hi, to), self.d.fuse, self.d.fail, self.d.full))
         self.counts["operations"] += 1
         gen = {"write": lambda: f.write(lo, hi), "big": lambda: f.write(lo, hi), "trunc": lambda: f.truncate(to), "empty": lambda: f.truncate(0),
                "fsync": f.fsync, "settle": self.settle, "clean": self.settle, "rewrap": f.rewrap}[op]()
@@ -124,7 +132,9 @@ class Run:
         allowed = self.foresee(op, fresh, to)
         try: next(gen, None); done = True
         except Killed: killed = True; self.counts["kills"] += 1
+        except NoRoom: self.counts["no room"] += 1
         except (SyncFailed, Damaged): pass
+        self.d.full = False
         if self.d.failures > failures: self.lossy = True; self.counts["failed syncs"] += self.d.failures - failures
         self.d.fuse = self.d.fail = None
         if op in ("settle", "clean"): allowed, self.inner = self.inner or (dict(self.val), self.size), None
@@ -219,7 +229,8 @@ class Run:
     def crash(self, keep_cache, before, before_size, allowed):
         """keep_cache: the daemon was killed, the host lives on."""
         self.d.hook = None
-        if not keep_cache: self.d.power_cut(self.torn); self.counts["cuts"] += 1
+        if not keep_cache: self.d.power_cut(self.torn); self.r.power_cut(True); self.counts["cuts"] += 1
+        self.counts["redone"] += self.f.redone
         old, self.f = self.f, None
         lossy = self.lossy or old.failed
         self.mount()
@@ -243,7 +254,7 @@ class Run:
 
     # ---- somebody without keys
     def damage(self):
-        d, v, rnd = copy.deepcopy(self.d), copy.deepcopy(self.v), self.rnd
+        (d, r), v, rnd = copy.deepcopy((self.d, self.r)), copy.deepcopy(self.v), self.rnd
         keys = [k for k in d.now if d.now[k] is not None]
         if not keys or not self.f.core: return
         self.counts["damages"] += 1
@@ -257,7 +268,9 @@ class Run:
             else: d.now[k] = rnd.choice([None, TORN])
         if d.now["P"] is None: return                      # cut to 0 bytes: not hidden from anybody (THREAT_MODEL.md)
         v.mount()
-        try: f = Engine(d, v, iter(range(1 << 31, 1 << 32)))
+        for k in [k for k in r.now if k != "P"]:           # the redo file, too
+            if rnd.random() < 0.5: r.now[k] = rnd.choice(r.ever.get(k, []) + [None, TORN if k[0] == "slot" else (TORN, None)])
+        try: f = Engine(d, r, v, iter(range(1 << 31, 1 << 32)))
         except Damaged: return
         if not f.core: assert v.listed, ("empty without doubt", self.log); return
         if not replay: assert f.size == self.size, ("damage: size", f.size, self.size, self.log)
@@ -282,6 +295,7 @@ def main():
     if a.list: print("\n".join(RULES)); return
     if a.rule and a.rule not in RULES: ap.error(f"no such rule; there are: {', '.join(RULES)}")
     if a.rule: BREAK.add(a.rule)
+    a.torn = a.torn or bool(a.rule and a.rule.startswith("redo-"))
     total = {}
     for n in range(a.runs):
         run = Run(random.Random(a.seed * 1_000_003 + n), a.torn)

@@ -7,6 +7,7 @@ leave. Keys: 'P' (the physical length, in units; None for 0 bytes), 'core', 'are
   * metadata (length, cuts) keep their order: a prefix of the cuts survives;
   * no stable pages: of a record or state that is written again, each half may be torn;
   * a sync makes durable what was written before it began (`begin`, `end`; writes may come between);
+  * a full store (`full`) takes no page where there is none yet;
   * a failed sync makes nothing durable, yet the pages count as clean: later good syncs skip them until they are written
     again, and the cache may drop them, so that reading shows the old disk content.
 """
@@ -45,7 +46,7 @@ class Disk:
         self.rnd, self.now, self.hist, self.dirty, self.ever = rnd, {}, {}, {}, {}
         self.serial = self.epoch = self.failures = 0       # of writes; of cuts; of syncs
         self.cuts = []                     # (epoch, gone) of cuts that are not durable
-        self.fuse, self.fail, self.hook = None, None, None
+        self.fuse, self.fail, self.hook, self.full = None, None, None, False
 
     def step(self):
         if self.fuse is not None:
@@ -68,6 +69,8 @@ class Disk:
         for k, v in keys.items(): self.put(k, v)
 
     def page(self, g, s, v): self.write_all({("slot", g, s, 0): v, ("slot", g, s, 1): v})
+
+    def has_room(self, g, s): return not self.full or self.now.get(("slot", g, s, 0)) is not None
 
     def slot(self, g, s):
         a, b = self.now.get(("slot", g, s, 0)), self.now.get(("slot", g, s, 1))
@@ -146,3 +149,19 @@ class Disk:
         """A pair of halves that was copied while it went to disk: a half that changes may be old, new or garbage."""
         x, y = x or (None, None), y or (None, None)
         return tuple(p if p == q else self.rnd.choice([p, q, TORN]) for p, q in zip(x, y))
+
+
+class Beside(Disk):
+    """Another file on the same store: its own syncs, the same deaths and failures. Pages and ('rec', n) never end."""
+    def __init__(self, main): super().__init__(main.rnd); self.main, self.now["P"] = main, 1 << 20
+    def step(self): self.main.step()
+    @property
+    def fail(self): return self.main.fail if hasattr(self, "main") else None
+    @fail.setter
+    def fail(self, n):
+        if hasattr(self, "main"): self.main.fail = n
+    @property
+    def failures(self): return self.main.failures if hasattr(self, "main") else 0
+    @failures.setter
+    def failures(self, n):
+        if hasattr(self, "main"): self.main.failures = n

@@ -4,13 +4,13 @@ An operation is a generator that first yields the new units it is about to write
 the disk may kill it between any two steps, and any sync in it may fail.
 """
 from disk import HEADER, U, SyncFailed, beyond, blocks, cap, first, group_of, slots
-from file_model import BREAK, EMPTY, HOLE, TEXT, Area, Damaged, Entry, File, State
+from file_model import BREAK, EMPTY, ENTRIES, HOLE, TEXT, Area, Damaged, Entry, File, Kept, NoRoom, State
 
 ATOMIC = [True]                                            # whether the store writes a page whole (rule 3)
 
 
 class Engine(File):
-    reading = None
+    reading, redone = None, 0
 
     # ---- readers: between any two steps of a writer
     def reader(self):
@@ -105,6 +105,10 @@ class Engine(File):
         skip = "inplace-undurable" in BREAK and ATOMIC[0] and len(free) > 1
         if len(free) < len(part) and not skip and not self.over_at_once(g, part, free, n): self.sync_all(); free = self.free(g, n)
         if len(free) < len(part) and ATOMIC[0]: self.in_place(g, part, texts, free); return []
+        free = [s for s in free if self.d.has_room(g, s)]
+        if not free:                                       # the store is full
+            if any(self.undurable(i) for i in part) or self.failed: self.sync_all()
+            return self.redo(g, part, texts)
         now = list(zip(part, free))
         new = {i: Entry(self.version(texts[i]), s, self.core) for i, s in now}
         if "record-first" in BREAK:
@@ -134,15 +138,34 @@ class Engine(File):
 
     def in_place(self, g, part, texts, free):
         """More than the spares can take: both halves name the same slot; records, sync, data."""
-        free, over = list(free), []
+        new = {i: self.version(texts[i]) for i in part}
+        self.over(g, part, new, list(free), "inplace-nosync")
+
+    def redo(self, g, part, texts):
+        """Rule 10: a copy, durable; then in place; then a sync, after which the copy is not needed. What is left to write."""
+        n = [n for n in range(ENTRIES) if n not in self.kept or "redo-forgotten" in BREAK and self.kept[n].before]
+        if not n or any(i not in self.cur or self.cur[i].slot is None or i in self.lost for i in part): raise NoRoom
+        now = part[:len(n)]
+        new = {i: self.version(texts[i]) for i in now}
+        kept = {n: Kept(self.core, i, new[i], False) for n, i in zip(n, now)}
+        for n, k in kept.items(): self.r.page(0, n, k.version); self.r.write(("rec", n), ((k.core, k.block), None))
+        if "redo-nosync" not in BREAK: self.r.sync()
+        self.kept.update(kept); self.mark += 1; self.redone += 1
+        self.over(g, now, new, [], "redo-records")
+        if "redo-early" in BREAK: self.let_go(before=False)
+        else: self.sync_all()
+        return part[len(now):]
+
+    def over(self, g, part, new, free, nosync):
+        over = []
         self.exclusive = True                              # readers wait for the data
         try:
             for i in part:
                 had = self.cur.get(i)
                 if had is None or had.slot is None or i in self.lost: s = free.pop(0)
                 else: s = had.slot; over.append(i)
-                self.point(i, Entry(self.version(texts[i]), s, self.core))
-            if "inplace-nosync" not in BREAK:
+                self.point(i, Entry(new[i], s, self.core))
+            if nosync not in BREAK:
                 try: self.d.sync()                         # if it fails, the next sync falls back on the durable entries
                 except SyncFailed: self.failed = True; raise
             self.inplace.update(over)
@@ -208,6 +231,7 @@ class Engine(File):
             for g in range(group_of(self.n - 1) + 1): self.ensure(g)
         if not self.passed(meanwhile, "settle-nosync1"): return False
         self.all_durable()                                 # step 2: of what was durable as of the start of that sync
+        self.let_go(before=True)
         if "no-zero-halves" not in BREAK:
             for i in [i for i, h in self.rec.items() if i in self.cur and i < self.n and all(h)]: self.put_rec(i)
         self.put_state(settle=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple, Optional
 from disk import TORN, HEADER, SECTOR, U, SyncFailed, beyond, blocks, cap, first, group_of, slots
 
 BREAK = set()
+ENTRIES = 3                                               # of the redo file (the real one: 32)
 HOLE = "hole"                                             # the version of an authenticated hole
 EMPTY = (0,) * U
 TEXT = {HOLE: EMPTY}                                      # version -> plaintext
@@ -51,6 +52,15 @@ class Volume:
 
 
 class Damaged(Exception): """EIO: nothing may be believed of this file."""
+class NoRoom(Exception): """ENOSPC."""
+
+
+class Kept(NamedTuple):
+    """A copy in the redo file of what a block is written over with."""
+    core: object
+    block: int
+    version: object
+    before: bool                                          # found by this mount, not made by it
 
 
 def sector(i): g = group_of(i); lo = first(g) + (i - first(g)) // SECTOR * SECTOR; return range(lo, lo + SECTOR)
@@ -58,8 +68,10 @@ def newest_first(halves): return sorted([h for h in halves or () if h and h != T
 
 
 class File:
-    def __init__(self, disk, volume, ids):
-        self.d, self.v, self.ids = disk, volume, ids
+    def __init__(self, disk, redo, volume, ids):
+        self.d, self.r, self.v, self.ids = disk, redo, volume, ids
+        self.kept = {}                                     # entry of the redo file -> Kept; others are free
+        if volume.listed and "redo-ignored" not in BREAK: self.find_kept()
         self.recovered = self.barriers = self.mark = 0
         self.cur, self.old, self.rec = {}, {}, {}         # block -> entry; its durable entry if another; both halves
         self.inplace, self.loaded = set(), set()          # blocks overwritten in place; groups whose records are known
@@ -116,7 +128,23 @@ class File:
 
     def in_sparse(self, i): return self.state.sparse[0] <= group_of(i) < self.state.sparse[1]
     def opens(self, i, e):
-        return bool(e) and e.core == self.core and (e.version == HOLE or self.d.slot(group_of(i), e.slot) == e.version)
+        if not e or e.core != self.core: return False
+        return e.version == HOLE or self.d.slot(group_of(i), e.slot) == e.version or self.is_kept(i, e)
+
+    # ---- the redo file (rule 10)
+    def find_kept(self):
+        for n in range(ENTRIES):
+            said = (self.r.now.get(("rec", n)) or (None, None))[0]
+            if said and said != TORN: self.kept[n] = Kept(*said, self.r.slot(0, n), True)
+
+    def is_kept(self, i, e):
+        """What counts is what opens under the entry: what a copy is said to be is only where to look."""
+        return any(k.core == self.core and k.block == i and k.version == e.version for k in self.kept.values())
+
+    def let_go(self, before):
+        """The file is durable without these copies."""
+        for n in [n for n, k in self.kept.items() if k.core == self.core and k.before == before]:
+            del self.kept[n]; self.r.write(("rec", n), (None, None))
 
     def read(self, i):
         """The plaintext of block i, or 'EIO'."""
@@ -224,6 +252,7 @@ class File:
 
     def all_durable(self):
         self.failed = False; self.settled_blocks(); self.old_state, self.stale = self.state, False
+        self.let_go(before=False)
 
     def undurable(self, i): return i in self.old or i >= self.old_blocks() or self.in_sparse(i) or i in self.suspects
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::format::ids::DirId;
 use crate::format::names::{
-    DIR_FILE, EntryClass, LOCK, LOST_PREFIX, MOUNT, RESERVE, SIDE_SUFFIX, TMP_PREFIX, VOLUME,
+    DIR_FILE, EntryClass, LOCK, LOST_PREFIX, MOUNT, REDO, RESERVE, SIDE_SUFFIX, TMP_PREFIX, VOLUME,
     VOLUME_OLD, classify, is_gone_marker, root_dir_id,
 };
 use crate::format::volume_file::VolumeFile;
@@ -369,7 +369,7 @@ impl<'a> Walk<'a> {
     /// A file of ours: in its place, left behind, or where it does not belong.
     fn ours(&self, place: &Place, entry: &Entry) {
         let name = &entry.name;
-        let top = [VOLUME, VOLUME_OLD, MOUNT, LOCK, RESERVE].contains(&name.as_slice());
+        let top = [VOLUME, VOLUME_OLD, MOUNT, LOCK, RESERVE, REDO].contains(&name.as_slice());
         let left = if top && place.stored.is_empty() || is_gone_marker(name) {
             return;
         } else if name == DIR_FILE && !place.stored.is_empty() {

@@ -19,6 +19,7 @@ use crate::volume::facade::{Closer, Volume};
 use crate::volume::keyring::KeyRing;
 use crate::volume::lock::VolumeLock;
 use crate::volume::master::{Master, VOLUME_FILE_LIMIT};
+use crate::volume::redo::{Redo, Use};
 use crate::volume::replace::read_small;
 
 /// What does not hold of a volume's own files, by their names.
@@ -105,6 +106,11 @@ pub(in crate::volume) fn open(
     };
     let Accepted { modules, .. } = accept(options, &accepted, &keys, &key, &shown)?;
     let ring = KeyRing::of(&file, providers, &at_hand)?;
+    let how = Use {
+        writes: false,
+        makes: false,
+        in_doubt: epochs.any_listed(),
+    };
     let env = Arc::new(Env::new(
         store,
         file.volume,
@@ -113,6 +119,7 @@ pub(in crate::volume) fn open(
         !file.no_sparse,
         true,
         false,
+        Redo::open(&root, how),
         keys,
         ring,
         epochs,

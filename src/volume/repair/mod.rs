@@ -200,6 +200,7 @@ impl<'a> Running<'a> {
         }
         if whole && volume.env.may_end_clean() {
             volume.env.mark_all_settled();
+            volume.env.redo.let_all_go();
             if volume.env.epochs.any_listed() {
                 self.did(
                     "/",

@@ -8,6 +8,7 @@ mod log;
 mod model;
 mod names;
 mod power;
+mod redo;
 mod rekey_data;
 mod reused;
 mod rules;

@@ -84,6 +84,12 @@ impl Held<dyn File> {
     ) -> io::Result<()> {
         self.store.change(self.process, |disk, time| {
             let before = self.inner.stat()?.size;
+            if disk.full {
+                let content = disk.live.lock().inode(self.ino)?.content.clone();
+                if (pages.0..=pages.1).any(|page| content.page(page).is_none()) {
+                    return Err(errno(libc::ENOSPC));
+                }
+            }
             act(&*self.inner)?;
             let mut live = disk.live.lock();
             let content = live.inode(self.ino)?.content.clone();

@@ -67,6 +67,8 @@ struct Disk {
     /// Syncs that go well until some fail, and how many do.
     failing: Option<(u64, u64)>,
     failed: u64,
+    /// Nothing is written where nothing stands yet: ENOSPC.
+    full: bool,
     /// Files whose next sync is told that one of the whole store lost something of theirs (errseq).
     told: HashSet<u64>,
     meanwhile: Option<Meanwhile>,
@@ -260,6 +262,7 @@ impl PowerStore {
             fuse: None,
             failing: None,
             failed: 0,
+            full: false,
             told: HashSet::new(),
             meanwhile: None,
             watch: None,
@@ -321,6 +324,7 @@ impl PowerStore {
     pub(crate) fn revive(&self) {
         let mut disk = self.lock();
         disk.fuse = None;
+        disk.full = false;
         disk.process += 1;
         if disk.rng.below(2) == 0 {
             disk.told.clear(); // nobody had the files open, and the inodes went
@@ -335,6 +339,11 @@ impl PowerStore {
     /// The next syncs fail.
     pub(crate) fn fail_syncs(&self, times: u64) {
         self.lock().failing = (times > 0).then_some((0, times));
+    }
+
+    /// Whether the store has no room from now on for what is not written over something.
+    pub(crate) fn fill(&self, full: bool) {
+        self.lock().full = full;
     }
 
     /// How many syncs failed so far.

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
 use crate::format::record::{Half, Kind, RECORDS_PER_SECTOR};
 
@@ -107,7 +108,7 @@ impl Job {
     pub(super) fn split_over(&self, pieces: &[Piece]) -> Option<(Vec<Piece>, Vec<Piece>)> {
         let (mut over, mut fresh): (Vec<Piece>, Vec<Piece>) = (Vec::new(), Vec::new());
         for piece in pieces {
-            match self.own_slot(piece.index) {
+            match self.kept_slot(piece.index) {
                 Some(slot) if piece.half.kind == Kind::Data => {
                     let mut piece = *piece;
                     piece.half.slot = slot;
@@ -117,6 +118,12 @@ impl Job {
             }
         }
         self.choose(&mut fresh).then_some((over, fresh))
+    }
+
+    /// The slot that a block's data stands in now, if it may stay there: not one that the file is about to lose.
+    pub(super) fn kept_slot(&self, index: usize) -> Option<u8> {
+        let stays = |slot: &u8| *slot < self.slots(index) || broken(Rule::LostSlotKept);
+        self.own_slot(index).filter(stays)
     }
 
     /// The slot that a block's data stands in now.

@@ -67,12 +67,15 @@ impl GcmBody {
         if memory.ledger.failed || !unchanged {
             return false;
         }
-        memory.all_is_durable();
+        let copied = memory.all_is_durable();
+        drop(memory);
+        self.drop_copies(copied);
         true
     }
 
     fn all_is_durable(&self) {
-        self.memory().all_is_durable();
+        let copied = self.memory().all_is_durable();
+        self.drop_copies(copied);
     }
 
     fn sync_store(&self, metadata: bool) -> Result<()> {
@@ -176,18 +179,22 @@ impl GcmBody {
         let offset = layout::slot_offset(group, half.slot);
         let mut sealed = [0; PAGE as usize];
         self.backing.read_at(&mut sealed, offset)?;
-        self.open(block, half, &mut sealed.clone())?;
+        if let Err(error) = self.open(block, half, &mut sealed.clone()) {
+            sealed = self.copy_of(block, half).ok_or(error)?.sealed;
+        }
         self.put(&sealed, offset)
     }
 }
 
 impl super::Memory {
-    fn all_is_durable(&mut self) {
+    /// The stamp of the newest copies that are not needed any more.
+    fn all_is_durable(&mut self) -> u64 {
         self.table.synced();
         self.head.synced();
         self.ledger.synced = self.ledger.changes;
         self.ledger.stale = false;
         self.ledger.loaded_unsynced = false;
+        std::mem::take(&mut self.ledger.copied)
     }
 }
 

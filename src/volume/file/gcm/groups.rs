@@ -279,6 +279,7 @@ impl Reading<'_> {
         self.body
             .backing
             .read_at(&mut content, layout::slot_offset(self.number, half.slot))?;
-        Ok(self.body.open(block, &half, &mut content).is_ok())
+        let opens = self.body.open(block, &half, &mut content).is_ok();
+        Ok(opens || self.body.copy_of(block, &half).is_some())
     }
 }

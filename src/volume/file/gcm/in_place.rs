@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::broken::{Rule, broken};
 use crate::format::layout::{self, PAGE};
 use crate::volume::error::{Error, Result};
+use crate::volume::redo::Sealed;
 
 use super::block::{Group, Version};
 use super::choose::{Job, Piece};
@@ -54,6 +55,15 @@ impl<'a> Over<'a> {
             group.put(piece.index, block);
         }
         group
+    }
+
+    /// What blocks get in the slots that they keep, by their index.
+    pub(super) fn written_over(&self) -> impl Iterator<Item = (usize, &Sealed)> {
+        let pages = self.over.iter().filter_map(|piece| {
+            let bytes = self.sealed.get(piece.at..)?.first_chunk()?;
+            Some((piece.index, bytes))
+        });
+        pages
     }
 
     /// The blocks that change, in order.

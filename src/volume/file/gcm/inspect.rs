@@ -90,9 +90,10 @@ impl GcmBody {
                 Version::Sealed(half) => {
                     tally.blocks += 1;
                     fill(&mut page, &slots, half.slot);
-                    match self.open(block, &half, &mut page) {
-                        Err(_) => tally.bad_block(block, BAD_CONTENT),
-                        Ok(()) => self.inspect_tail(block, &page, tally),
+                    let opened = self.open(block, &half, &mut page).is_ok();
+                    match opened || self.read_copy(block, &half, &mut page) {
+                        false => tally.bad_block(block, BAD_CONTENT),
+                        true => self.inspect_tail(block, &page, tally),
                     }
                 }
             }

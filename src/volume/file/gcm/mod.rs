@@ -11,6 +11,7 @@
 
 mod block;
 mod choose;
+mod copies;
 mod create;
 mod durable;
 mod groups;
@@ -81,6 +82,8 @@ struct Ledger {
     changes: u64,
     /// `changes` as of the last sync that ended well.
     synced: u64,
+    /// The stamp of the newest copies that this mount made and that the file needs until a sync; 0: none.
+    copied: u64,
     /// A sync failed: nothing counts as durable before everything that was not was written again.
     failed: bool,
     /// Something past the end was given up and that is not durable: growing waits for a sync (rule 6).

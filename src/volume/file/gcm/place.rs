@@ -250,7 +250,7 @@ impl GcmBody {
     }
 
     /// The store is full: slots that it has room for already, else those that a sync frees, else in place, or where that is
-    /// not allowed one block after the other.
+    /// not allowed one block after the other, and in place with copies.
     fn place_scarce(
         &self,
         turn: &Turn<'_>,
@@ -264,7 +264,7 @@ impl GcmBody {
         }
         let all_have_slots = pieces
             .iter()
-            .all(|piece| piece.half.kind == Kind::Hole || job.own_slot(piece.index).is_some());
+            .all(|piece| piece.half.kind == Kind::Hole || job.kept_slot(piece.index).is_some());
         match all_have_slots {
             false => Err(full),
             true if self.env.in_place => self.place_over(turn, &[Over::new(job, pieces, sealed)?]),
@@ -273,7 +273,7 @@ impl GcmBody {
     }
 
     /// Each into a slot that the store has room for; a sync frees the one that the block before it left. A group of which
-    /// one slot is spare and has its room can be overwritten so, however full the store is.
+    /// one slot is spare and has its room can be overwritten so, however full the store is; others with copies.
     fn place_one_by_one(
         &self,
         turn: &Turn<'_>,
@@ -282,9 +282,11 @@ impl GcmBody {
         sealed: &[u8],
         full: Error,
     ) -> Result<()> {
-        for piece in pieces.chunks_mut(1) {
+        for at in 0..pieces.len() {
+            let rest = pieces.get_mut(at..).unwrap_or_default();
+            let (piece, _) = rest.split_at_mut(rest.len().min(1));
             if !self.write_where_room_comes(turn, job, piece, sealed)? {
-                return Err(full);
+                return self.place_with_copies(turn, job, rest, sealed, full);
             }
             self.write_records(turn, job, piece)?;
         }

@@ -171,7 +171,7 @@ impl GcmBody {
             .backing
             .read_at(page, layout::slot_offset(number, half.slot))?;
         page.get_mut(read..).unwrap_or_default().fill(0);
-        Ok(self.open(block, half, page).is_ok())
+        Ok(self.open(block, half, page).is_ok() || self.read_copy(block, half, page))
     }
 
     /// Reads the records of a group that is not in memory, and with the same call what stands in its first slots. False:

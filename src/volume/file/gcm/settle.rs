@@ -11,6 +11,7 @@ use crate::format::layout;
 use crate::format::state::{STATE_LEN, State};
 use crate::volume::error::Result;
 use crate::volume::file::body::{Mark, Names};
+use crate::volume::redo::FOUND;
 
 use super::block::{Block, Group};
 use super::{GcmBody, Turn};
@@ -144,7 +145,10 @@ impl GcmBody {
             self.write_state(turn, settle)?;
         }
         if mended {
-            self.memory().doubt.in_doubt = false;
+            let was_in_doubt = std::mem::take(&mut self.memory().doubt.in_doubt);
+            if was_in_doubt {
+                self.env.redo.let_go(&self.file, FOUND);
+            }
         }
         Ok(())
     }

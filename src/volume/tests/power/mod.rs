@@ -4,6 +4,7 @@
 mod anew;
 mod copied;
 mod failing;
+mod full;
 mod keystore;
 mod machine;
 mod oracle;

@@ -6,7 +6,7 @@ use super::anew::files_anew;
 use super::copied;
 use super::scripts::{contents, keys, names};
 use super::session::{Counts, both, exhaust};
-use super::{Setup, failing, keystore, random};
+use super::{Setup, failing, full, keystore, random};
 
 /// Tries the scripts of one kind, then random ones, until one fails; the sentence it failed with.
 fn found(rule: Rule) -> Option<String> {
@@ -15,6 +15,15 @@ fn found(rule: Rule) -> Option<String> {
         whole_pages: false,
         ..Setup::GCM
     };
+    if matches!(
+        rule,
+        RedoUnsynced | RedoEarly | RedoIgnored | RedoForgotten | RedoDropped
+    ) {
+        return (0..400).find_map(|seed| full::run(full::TORN, seed, 50).err());
+    }
+    if rule == LostSlotKept {
+        return full::cut_full(Setup::GCM).err();
+    }
     if rule == CleanUnearned {
         return (0..60).find_map(|seed| failing::fail_unmount(Setup::GCM, seed).err());
     }
@@ -114,6 +123,12 @@ teeth! {
     a_copy_that_is_a_volume_before_it_is_durable: CopyUnsynced,
     a_copy_that_is_a_volume_without_a_mount_file: CopyEarly,
     a_copy_that_forgets_a_failed_sync: ShareForgotten,
+    a_block_left_where_its_file_is_cut: LostSlotKept,
+    a_block_written_over_before_its_copy_is_durable: RedoUnsynced,
+    a_copy_dropped_before_its_block_is_durable: RedoEarly,
+    copies_that_nobody_looks_at: RedoIgnored,
+    copies_of_the_mount_before_written_over: RedoForgotten,
+    copies_of_the_mount_before_dropped_with_others: RedoDropped,
     an_fsync_that_does_nothing: FsyncIgnored,
     a_keystore_renamed_unsynced: KeystoreUnsynced,
     a_keystore_whose_directory_is_not_synced: KeystoreNameUnsynced,
