@@ -77,7 +77,8 @@ fn it_is_made_once_by_who_may_need_it() {
 
 #[test]
 fn what_is_no_file_of_ours_is_replaced_and_not_written_to() {
-    let plants: [(&str, fn(&Arc<dyn Dir>)); 5] = [
+    type Plant = fn(&Arc<dyn Dir>);
+    let plants: [(&str, Plant); 5] = [
         ("a link", |root| root.make_symlink(REDO, b"other").unwrap()),
         ("a fifo", |root| {
             root.make_node(REDO, Kind::Fifo, 0o600, 0).unwrap()

@@ -59,11 +59,10 @@ impl<'a> Over<'a> {
 
     /// What blocks get in the slots that they keep, by their index.
     pub(super) fn written_over(&self) -> impl Iterator<Item = (usize, &Sealed)> {
-        let pages = self.over.iter().filter_map(|piece| {
+        self.over.iter().filter_map(|piece| {
             let bytes = self.sealed.get(piece.at..)?.first_chunk()?;
             Some((piece.index, bytes))
-        });
-        pages
+        })
     }
 
     /// The blocks that change, in order.
