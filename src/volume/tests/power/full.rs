@@ -1,8 +1,16 @@
 //! A full store that tears pages: what was written once can be written again, whatever happens meanwhile (FORMAT.md section 4,
 //! rule 10).
 
-use crate::store::power::Journal;
+use std::sync::Arc;
 
+use crate::format::names::REDO;
+use crate::format::redo::Entry;
+use crate::store::power::Journal;
+use crate::store::{Access, MemoryStore, Store};
+use crate::volume::fixture::read;
+use crate::volume::{CheckOptions, Volume};
+
+use super::machine::{VOLUME, backing, mount, mount_to_read};
 use super::oracle::Kind;
 use super::scripts::{at, fsync, settled, write};
 use super::session::{Counts, Session};
@@ -163,4 +171,68 @@ fn a_cut_on_a_full_store_loses_no_block_that_finds_no_other_place() {
     for setup in [Setup::GCM, TORN] {
         cut_full(setup).unwrap();
     }
+}
+
+/// Whether a check finds nothing damaged in what a cut left.
+fn is_sound(image: &MemoryStore, with_copies: bool) -> bool {
+    let disk: Arc<dyn Store> = Arc::new(image.snapshot());
+    if !with_copies {
+        let root = backing(&disk, VOLUME).unwrap().root();
+        root.remove(REDO).unwrap();
+    }
+    let volume = mount_to_read(&disk, &TORN).unwrap();
+    let report = volume.check(&CheckOptions::default(), &mut |_| {}).unwrap();
+    let read = read(&volume, &volume.root(), "f");
+    assert_eq!(read.is_ok(), report.is_sound(), "{report:?}");
+    volume.close().unwrap();
+    report.is_sound()
+}
+
+fn content(volume: &Volume) -> Vec<u8> {
+    read(volume, &volume.root(), "f").unwrap()
+}
+
+#[test]
+fn what_a_cut_tore_is_read_checked_and_repaired_from_its_copies() {
+    let mut session = Session::new(TORN, 3);
+    for step in settled("f", 40 * BLOCK as usize) {
+        session.step(&step).unwrap();
+    }
+    let before = content(&session.volume);
+    session.disk().fill(true);
+    session.watch(1000, 4);
+    write("f", 100, 20 * BLOCK as usize)
+        .run(&session.volume)
+        .unwrap();
+    let after = content(&session.volume);
+    let images = session.disk().taken();
+    let mut torn = 0;
+    for (number, image) in images.iter().enumerate() {
+        assert!(is_sound(image, true), "cut {number}");
+        torn += u32::from(!is_sound(image, false));
+        let disk: Arc<dyn Store> = Arc::new(image.snapshot());
+        let (volume, _) = mount(&disk, &TORN).unwrap();
+        let repair = volume.repair(&mut |_| {}).unwrap();
+        assert!(repair.is_sound(), "cut {number}: {repair:?}");
+        volume.close().unwrap();
+        // Now nothing needs a copy.
+        let root = backing(&disk, VOLUME).unwrap().root();
+        let mut entries = [7; BLOCK as usize];
+        let redo = root.open(REDO, Access::Read).unwrap();
+        redo.read_at(&mut entries, 0).unwrap();
+        let (entries, _) = entries.as_chunks();
+        let held = |entry| matches!(Entry::parse(entry), Ok(Some(_)));
+        assert!(!entries.iter().any(held), "cut {number}");
+        root.remove(REDO).unwrap();
+        let volume = mount_to_read(&disk, &TORN).unwrap();
+        let shown = content(&volume);
+        volume.close().unwrap();
+        for (block, page) in shown.chunks(BLOCK as usize).enumerate() {
+            let range = block * BLOCK as usize..block * BLOCK as usize + page.len();
+            let known = *page == before[range.clone()] || *page == after[range];
+            assert!(known, "cut {number}, block {block}");
+        }
+    }
+    println!("{torn} of {} cuts tore a block", images.len());
+    assert!(torn > 3, "{torn} of {}", images.len());
 }

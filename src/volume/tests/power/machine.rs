@@ -18,7 +18,7 @@ use crate::volume::{CreateOptions, InPlace, KeyLoss, OpenOptions, Result, Volume
 
 const KEYS: &[u8] = b"keys";
 const STATE: &[u8] = b"state";
-const VOLUME: &[u8] = b"volume";
+pub(super) const VOLUME: &[u8] = b"volume";
 /// An empty directory, for a copy of the volume.
 pub(super) const COPY: &[u8] = b"copy";
 const CHEAP: Argon2Cost = Argon2Cost {
@@ -180,10 +180,24 @@ pub(super) fn mount_in(
     setup: &Setup,
     name: &[u8],
 ) -> Result<(Arc<Volume>, Arc<Keystore>)> {
+    mount_for(disk, setup, name, false)
+}
+
+/// As `mount`, for reading only.
+pub(super) fn mount_to_read(disk: &Arc<dyn Store>, setup: &Setup) -> Result<Arc<Volume>> {
+    Ok(mount_for(disk, setup, VOLUME, true)?.0)
+}
+
+fn mount_for(
+    disk: &Arc<dyn Store>,
+    setup: &Setup,
+    name: &[u8],
+    read_only: bool,
+) -> Result<(Arc<Volume>, Arc<Keystore>)> {
     let keys = Keystore::open(&place(disk)?, &[key_file(1)]);
     let keys = Arc::new(keys.map_err(crate::keys::KeyError::from)?);
     let options = OpenOptions {
-        read_only: false,
+        read_only,
         in_place: if setup.whole_pages {
             InPlace::Auto
         } else {
