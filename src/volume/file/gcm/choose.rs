@@ -120,6 +120,18 @@ impl Job {
         self.choose(&mut fresh).then_some((over, fresh))
     }
 
+    /// These pieces stand in the slots that their blocks kept, durably.
+    pub(super) fn written_over(&mut self, pieces: &mut [Piece]) {
+        for piece in pieces
+            .iter_mut()
+            .filter(|piece| piece.half.kind == Kind::Data)
+        {
+            piece.half.slot = self.kept_slot(piece.index).unwrap_or(piece.half.slot);
+        }
+        self.group = Arc::new(self.after(pieces));
+        self.synced();
+    }
+
     /// The slot that a block's data stands in now, if it may stay there: not one that the file is about to lose.
     pub(super) fn kept_slot(&self, index: usize) -> Option<u8> {
         let stays = |slot: &u8| *slot < self.slots(index) || broken(Rule::LostSlotKept);

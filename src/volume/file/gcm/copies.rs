@@ -81,10 +81,7 @@ impl GcmBody {
                 Err(Error::Store(error)) if is_no_room(&error) => return Err(full),
                 placed => placed?,
             }
-            if let Some(group) = self.memory().table.group(job.number) {
-                job.group = group.clone();
-            }
-            job.synced();
+            job.written_over(now);
             rest = after;
         }
         Ok(())
