@@ -20,6 +20,8 @@ use crate::volume::sync::locked;
 const PIECE: u64 = 2 << 20;
 /// Pieces kept of a file: what is read, one behind it for requests that come out of order, and two ahead.
 const KEPT: usize = 4;
+/// What a reader may skip between two ranges, bytes: what is in the cache, or slots that groups have spare.
+const GAP: u64 = 2 * PIECE;
 /// Files at a time that anything is fetched of, in this process: 32 MiB of pieces.
 const FILES: usize = 4;
 /// How long a file's thread and its memory stay when nothing is asked for.
@@ -56,6 +58,8 @@ struct State {
     closed: bool,
     /// Writes that had begun when something was asked for last.
     begun: u64,
+    /// Where that ended.
+    end: u64,
 }
 
 #[derive(Clone)]
@@ -121,15 +125,15 @@ impl Fetch {
         Writing(&self.shared)
     }
 
-    /// Has this range fetched. False: it is left to the store's own reading ahead, for a file that is written meanwhile, or
-    /// where there is no way past the cache, no memory, or no room for another file.
+    /// Has this range fetched. False: it is left to the store's own reading ahead, for a file that is written meanwhile, for
+    /// another reader than the one that is fetched for, or where there is no way past the cache, no memory, or no room for
+    /// another file.
     pub(super) fn ask(&self, file: &dyn File, range: Range<u64>) -> bool {
         let mut state = locked(&self.shared.state);
         let begun = self.shared.begun.load(Ordering::SeqCst);
-        let written = state.begun != begun;
+        let goes_on = state.begun == begun && range.start.abs_diff(state.end) <= GAP;
         state.begun = begun;
-        let idle = state.wanted.is_empty() && state.pieces.is_empty();
-        if written && !idle || state.wanted.len() >= KEPT {
+        if state.running && !goes_on || state.wanted.len() >= KEPT {
             return false;
         }
         if !state.running {
@@ -139,6 +143,7 @@ impl Fetch {
             state.running = true;
             self.active.store(true, Ordering::Release);
         }
+        state.end = range.end;
         state.wanted.extend(pieces(range));
         drop(state);
         self.shared.changed.notify_all();

@@ -123,6 +123,21 @@ fn a_write_makes_what_was_fetched_before_it_worthless_from_its_beginning() {
 }
 
 #[test]
+fn one_reader_of_a_file_is_fetched_for_at_a_time() {
+    let (_store, file) = file(&[1; LEN]);
+    let fetch = Fetch::default();
+    assert!(fetch.ask(file.as_ref(), 0..PIECE));
+    assert!(!fetch.ask(file.as_ref(), 7 * PIECE..8 * PIECE), "another");
+    assert!(
+        fetch.ask(file.as_ref(), PIECE + 4096..2 * PIECE),
+        "the same"
+    );
+    wait_for_end(&fetch.shared);
+    assert!(fetch.ask(file.as_ref(), 3 * PIECE..4 * PIECE));
+    assert_eq!(copied(&fetch, 3 * PIECE, 1), [1]);
+}
+
+#[test]
 fn what_is_fetched_while_a_write_goes_on_is_thrown_away() {
     let (_store, file) = file(&[1; LEN]);
     let fetch = Fetch::default();
