@@ -151,12 +151,19 @@ impl Writer {
     }
 }
 
-/// A sandbox whose vault lies on an ext4 in an image on an XFS. Fields in the order in which they go.
+/// A sandbox whose vault lies on an ext4 in an image on an XFS. Fields in the order in which they go, but for the ext4.
 struct Bench {
     sandbox: Sandbox,
-    _ext4: Loop,
+    ext4: Option<Loop>,
     _xfs: Loop,
     home: tempfile::TempDir,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.sandbox.end();
+        drop(self.ext4.take()); // the sandbox cannot be removed with it
+    }
 }
 
 impl Bench {
@@ -173,7 +180,7 @@ impl Bench {
         sandbox.ok(&["init", "--cipher", cipher, "disk/vault"]);
         Self {
             sandbox,
-            _ext4: ext4,
+            ext4: Some(ext4),
             _xfs: xfs,
             home,
         }
@@ -204,7 +211,14 @@ impl Bench {
 /// A volume after a power cut.
 struct After {
     sandbox: Sandbox,
-    _disk: Loop,
+    disk: Option<Loop>,
+}
+
+impl Drop for After {
+    fn drop(&mut self) {
+        self.sandbox.end();
+        drop(self.disk.take()); // the sandbox cannot be removed with it
+    }
 }
 
 impl After {
@@ -217,7 +231,7 @@ impl After {
         sandbox.ok(&["mount", "disk/vault", "mnt"]);
         Self {
             sandbox,
-            _disk: disk,
+            disk: Some(disk),
         }
     }
 }

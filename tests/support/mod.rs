@@ -11,6 +11,7 @@ pub mod user;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -177,6 +178,14 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.end();
+        // A daemon whose mount was let go of may still be at its last files, which makes the removal of their directories fail.
+        let until = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = std::fs::remove_dir_all(self.dir.path())
+            && error.kind() != std::io::ErrorKind::NotFound
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
