@@ -30,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What is fetched of one file.
 pub(super) struct Fetch {
     permits: &'static Permits,
-    /// Whether there may be anything to copy: spares other readers the lock.
-    active: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -39,6 +37,8 @@ pub(super) struct Fetch {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// Whether there is a thread: spares other readers the lock.
+    active: AtomicBool,
     /// Writes that began, and that ended, since the file was opened.
     begun: AtomicU64,
     ended: AtomicU64,
@@ -114,7 +114,6 @@ impl Fetch {
     fn with(permits: &'static Permits) -> Self {
         Self {
             permits,
-            active: AtomicBool::new(false),
             shared: Arc::default(),
         }
     }
@@ -126,8 +125,8 @@ impl Fetch {
     }
 
     /// Has this range fetched. False: it is left to the store's own reading ahead, for a file that is written meanwhile, for
-    /// another reader than the one that is fetched for, or where there is no way past the cache, no memory, or no room for
-    /// another file.
+    /// another reader than the one that is fetched for, where so little is to come that a thread for it costs more, or where
+    /// there is no way past the cache, no memory, or no room for another file.
     pub(super) fn ask(&self, file: &dyn File, range: Range<u64>) -> bool {
         let mut state = locked(&self.shared.state);
         let begun = self.shared.begun.load(Ordering::SeqCst);
@@ -137,11 +136,12 @@ impl Fetch {
             return false;
         }
         if !state.running {
-            if !self.shared.start(file, self.permits) {
+            let little = range.end - range.start < PIECE;
+            if little || self.shared.start(file, self.permits).is_none() {
                 return false;
             }
             state.running = true;
-            self.active.store(true, Ordering::Release);
+            self.shared.active.store(true, Ordering::Release);
         }
         state.end = range.end;
         state.wanted.extend(pieces(range));
@@ -153,7 +153,7 @@ impl Fetch {
     /// Copies what was fetched from `offset` on, and waits for what is on its way; the bytes copied, fewer than asked for
     /// where there are no more.
     pub(super) fn copy(&self, buf: &mut [u8], offset: u64) -> usize {
-        if !self.active.load(Ordering::Acquire) {
+        if !self.shared.active.load(Ordering::Acquire) {
             return 0;
         }
         let mut done = 0;
@@ -188,27 +188,24 @@ impl Piece {
 }
 
 impl Shared {
-    /// Starts the thread that fetches. False: there can be none.
-    fn start(self: &Arc<Self>, file: &dyn File, permits: &'static Permits) -> bool {
-        let Some((permit, file)) = permits.take().zip(file.uncached()) else {
-            return false;
-        };
+    /// Starts the thread that fetches. `None`: there can be none.
+    fn start(self: &Arc<Self>, file: &dyn File, permits: &'static Permits) -> Option<()> {
+        let permit = permits.take()?;
+        let file = file.uncached()?;
         let shared = Arc::clone(self);
         let work = move || {
             let _permit = permit;
             shared.run(file.as_ref());
         };
-        thread::Builder::new()
-            .name("fetch".to_owned())
-            .spawn(work)
-            .is_ok()
+        let thread = thread::Builder::new().name("fetch".to_owned());
+        thread.spawn(work).ok().map(drop)
     }
 
     /// Fetches until nothing is asked for any more. Readers wait for what is on its way: whatever happens here, they must
     /// not for ever.
     fn run(&self, file: &dyn Uncached) {
         if catch_unwind(AssertUnwindSafe(|| self.work(file))).is_err() {
-            locked(&self.state).stop();
+            self.stop(&mut locked(&self.state));
             self.changed.notify_all();
         }
     }
@@ -231,7 +228,7 @@ impl Shared {
         let mut state = locked(&self.state);
         loop {
             if state.closed {
-                state.stop();
+                self.stop(&mut state);
                 return None;
             }
             if let Some(range) = state.wanted.pop_front() {
@@ -246,10 +243,19 @@ impl Shared {
             let (again, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state = again;
             if timeout.timed_out() && state.wanted.is_empty() {
-                state.stop();
+                self.stop(&mut state);
                 return None;
             }
         }
+    }
+
+    /// Forgets everything; there is no thread from now on.
+    fn stop(&self, state: &mut State) {
+        self.active.store(false, Ordering::Release);
+        state.running = false;
+        state.wanted.clear();
+        state.under_way = None;
+        state.pieces.clear();
     }
 
     /// Reads a piece. `None`: it could not be, which the reader will find out the usual way, or the file is being written.
@@ -298,16 +304,6 @@ impl Shared {
             let waited = self.changed.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
-    }
-}
-
-impl State {
-    /// Forgets everything; there is no thread from now on.
-    fn stop(&mut self) {
-        self.running = false;
-        self.wanted.clear();
-        self.under_way = None;
-        self.pieces.clear();
     }
 }
 

@@ -72,8 +72,9 @@ fn no_more_pieces_are_kept_than_it_says() {
     let bytes = Rng(2).bytes(LEN);
     let (_store, file) = file(&bytes);
     let fetch = Fetch::default();
+    assert!(fetch.ask(file.as_ref(), 0..PIECE));
     for at in (0..LEN as u64).step_by(1 << 20) {
-        assert!(fetch.ask(file.as_ref(), at..at + (1 << 20)));
+        assert!(at < PIECE || fetch.ask(file.as_ref(), at..at + (1 << 20)));
         assert!(copied(&fetch, at, 1 << 20) == bytes[at as usize..at as usize + (1 << 20)]);
         assert!(locked(&fetch.shared.state).pieces.len() <= KEPT);
     }
@@ -135,6 +136,20 @@ fn one_reader_of_a_file_is_fetched_for_at_a_time() {
     wait_for_end(&fetch.shared);
     assert!(fetch.ask(file.as_ref(), 3 * PIECE..4 * PIECE));
     assert_eq!(copied(&fetch, 3 * PIECE, 1), [1]);
+}
+
+#[test]
+fn no_thread_is_started_for_little() {
+    let (_store, file) = file(&[1; LEN]);
+    let fetch = Fetch::default();
+    assert!(!fetch.ask(file.as_ref(), 4096..PIECE));
+    assert!(!locked(&fetch.shared.state).running);
+    assert!(fetch.ask(file.as_ref(), 0..PIECE));
+    wait_for_end(&fetch.shared);
+    assert!(
+        !fetch.shared.active.load(Ordering::Acquire),
+        "others need no lock again"
+    );
 }
 
 #[test]
