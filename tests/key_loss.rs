@@ -227,6 +227,23 @@ fn is_over(sandbox: &Sandbox, file: &File, why: &str) {
     assert!(log(sandbox).contains(why), "{}", log(sandbox));
 }
 
+/// The serving process dies while its key is away: programs wait, for the one that goes on once the key is back.
+fn is_followed_when_the_key_is_back(loss: &Loss, sandbox: Sandbox, file: File) {
+    kill(&sandbox);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| serves(&file));
+        until("the loss is met", || {
+            log(&sandbox).contains("nobody serves the mount until its key is back")
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!waits.is_finished(), "nobody can serve");
+        loss.give_back(&sandbox);
+        assert!(waits.join().unwrap(), "a pause, and no error");
+    });
+    drop(file);
+    sandbox.umount();
+}
+
 #[test]
 fn a_supervised_volume_that_locked_stays_so_when_its_process_dies() {
     for loss in Loss::sure() {
@@ -257,19 +274,7 @@ fn a_process_that_dies_while_the_key_is_away_is_followed_when_that_is_back() {
             let (sandbox, file) = loss.mounted("volume", &options);
             loss.lose(&sandbox);
             assert!(serves(&file), "with what is in memory");
-            kill(&sandbox);
-            std::thread::scope(|scope| {
-                let waits = scope.spawn(|| serves(&file));
-                until("the loss is met", || {
-                    log(&sandbox).contains("nobody serves the mount until its key is back")
-                });
-                std::thread::sleep(Duration::from_secs(2));
-                assert!(!waits.is_finished(), "nobody can serve");
-                loss.give_back(&sandbox);
-                assert!(waits.join().unwrap(), "a pause, and no error");
-            });
-            drop(file);
-            sandbox.umount();
+            is_followed_when_the_key_is_back(&loss, sandbox, file);
         }
     }
 }
@@ -298,18 +303,7 @@ fn a_process_that_dies_while_the_token_hangs_is_followed_when_it_answers() {
     let loss = Loss::Hung(TestToken::behind_shim());
     let (sandbox, file) = loss.mounted("volume", "supervise,on-key-loss=lock,key-check=1d");
     loss.lose(&sandbox);
-    kill(&sandbox);
-    std::thread::scope(|scope| {
-        let waits = scope.spawn(|| serves(&file));
-        until("the outage is met", || {
-            log(&sandbox).contains("nobody serves the mount until its key is back")
-        });
-        assert!(!waits.is_finished(), "nobody can serve");
-        loss.give_back(&sandbox);
-        assert!(waits.join().unwrap(), "a pause, and no error");
-    });
-    drop(file);
-    sandbox.umount();
+    is_followed_when_the_key_is_back(&loss, sandbox, file);
 }
 
 /// Tokens lock after a few wrong PINs.
