@@ -311,7 +311,7 @@ fn without_tags_it_costs_no_more_than_this() {
             .open(mount.mnt.join("large"))
             .unwrap();
         mount.prepare(|_| large.write_all_at(&[1; 4096], 0).unwrap());
-        mount.costs("overwrite 4 KiB", "WRITE:pwritev", |_| {
+        mount.costs("overwrite 4 KiB", "WRITE:pwrite64", |_| {
             large.write_all_at(&[2; 4096], 409_600).unwrap()
         });
         let end = File::options()
@@ -319,7 +319,7 @@ fn without_tags_it_costs_no_more_than_this() {
             .open(mount.mnt.join("large"))
             .unwrap();
         mount.prepare(|_| (&end).write_all(&[1; 4096]).unwrap());
-        mount.costs("append 4 KiB", "WRITE:ftruncate,pwritev", |_| {
+        mount.costs("append 4 KiB", "WRITE:ftruncate,pwrite64", |_| {
             (&end).write_all(&[2; 4096]).unwrap()
         });
     });

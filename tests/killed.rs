@@ -8,6 +8,8 @@ mod support;
 mod keys;
 #[path = "killed/model.rs"]
 mod model;
+#[path = "killed/stream.rs"]
+mod stream;
 #[path = "killed/writer.rs"]
 mod writer;
 
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use keys::{Rotation, Slots};
 use model::Model;
+use stream::Stream;
 use support::daemon::Daemon;
 use support::random::Random;
 use support::{SUITES, Sandbox};
@@ -25,7 +28,7 @@ const WRITERS: u64 = 3;
 /// The longest that a round goes on before the kill.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// How often each test kills: `STRONGROOM_KILLS`, else five times (thirty in all six).
+/// How often each test kills: `STRONGROOM_KILLS`, else five times (forty in all eight).
 fn kills() -> u64 {
     let told = std::env::var("STRONGROOM_KILLS").ok();
     told.and_then(|text| text.parse().ok()).unwrap_or(5)
@@ -95,6 +98,39 @@ fn kill_again_and_again(suite: &str, options: &str, keys: bool) {
             &format!("{suite} {options}, after a clean end"),
         );
     }
+}
+
+/// Kills amid a stream, whose writes the device may be at work on when the daemon dies.
+fn kill_amid_a_stream(suite: &str) {
+    let sandbox = Sandbox::with_volume(suite);
+    let path = sandbox.mnt().join("stream");
+    let mut random = Random::new(kills() + 3);
+    let mut stream = Stream::new(5);
+    let mut daemon = Daemon::of(&sandbox);
+    for round in 0..kills() {
+        let (target, acknowledged) = (1 + random.place(100), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let at_work = scope.spawn(|| stream.work(&path, &acknowledged));
+            let start = Instant::now();
+            while acknowledged.load(Ordering::SeqCst) < target && start.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            let said = daemon.said();
+            daemon.kill();
+            assert!(
+                at_work.join().is_ok(),
+                "the writer was refused; the daemon said: {said}"
+            );
+        });
+        drop(daemon);
+        daemon = Daemon::of(&sandbox);
+        stream.verify(&path, &format!("{suite}, kill {round}"));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_of_a_stream_outlives_the_daemon() {
+    SUITES.into_iter().for_each(kill_amid_a_stream);
 }
 
 #[test]

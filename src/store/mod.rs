@@ -217,6 +217,17 @@ pub trait File: Xattrs + Send + Sync {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
     /// Writes all buffers in turn at `offset`, with one pwritev where it fits.
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// As `write_vectored_at`, for what goes through the file from front to back and is not read again soon. The store may have
+    /// its device take it past its cache, and still do so when this returns: the write survives the process all the same, and
+    /// whatever is done with this file, or with `uncached` of it, sees it. Another opened by name does once this one was
+    /// synced or dropped. What it fails with later, the next sync of the file tells.
+    fn write_streamed_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_vectored_at(bufs, offset)
+    }
+    /// Whether the next sync of this file has a failure to tell of that a sync of the whole store does not.
+    fn has_failed(&self) -> bool {
+        false
+    }
     /// ftruncate.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// fdatasync: content and what is needed to read it back.

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
+use crate::Sandbox;
 use crate::{errno, in_both, pattern};
 
 fn read_write(path: &std::path::Path) -> File {
@@ -252,6 +253,22 @@ fn cached(path: &std::path::Path) -> u64 {
         .unwrap()
 }
 
+/// The one file of the backing directory that is this large.
+fn backing_of(sandbox: &Sandbox, size: usize) -> std::path::PathBuf {
+    let files = fs::read_dir(sandbox.vault()).unwrap().flatten();
+    let mut large = files.filter(|file| file.metadata().unwrap().len() >= size as u64);
+    large.next().unwrap().path()
+}
+
+/// That less than half of a file is cached.
+fn is_not_cached(path: &std::path::Path, size: usize) {
+    let (cached, all) = (cached(path), size as u64 / 4096);
+    assert!(
+        cached < all / 2,
+        "{cached} of {all} pages of ciphertext are cached"
+    );
+}
+
 #[test]
 fn a_file_read_from_one_end_to_the_other_is_cached_once() {
     const SIZE: usize = 48 << 20;
@@ -259,18 +276,39 @@ fn a_file_read_from_one_end_to_the_other_is_cached_once() {
         let path = mnt.join("stream");
         fs::write(&path, pattern(SIZE, 5)).unwrap();
         sandbox.umount();
-        let files = fs::read_dir(sandbox.vault()).unwrap().flatten();
-        let large = files.filter(|file| file.metadata().unwrap().len() >= SIZE as u64);
-        let backing = large.map(|file| file.path()).next().unwrap();
+        let backing = backing_of(sandbox, SIZE);
         let file = File::open(&backing).unwrap();
         file.sync_all().unwrap();
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
         sandbox.mount();
         assert!(fs::read(&path).unwrap() == pattern(SIZE, 5));
-        let (cached, all) = (cached(&backing), SIZE as u64 / 4096);
-        assert!(
-            cached < all / 2,
-            "{cached} of {all} pages of ciphertext are cached"
-        );
+        is_not_cached(&backing, SIZE);
+    });
+}
+
+#[test]
+fn a_file_written_from_one_end_to_the_other_is_cached_once_and_reads_back() {
+    const SIZE: usize = 64 << 20;
+    in_both(|sandbox, mnt| {
+        let path = mnt.join("stream");
+        for seed in [5, 6] {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path);
+            let (file, bytes) = (file.unwrap(), pattern(SIZE, seed));
+            for (part, at) in bytes.chunks(1 << 20).zip((0..).step_by(1 << 20)) {
+                file.write_all_at(part, at).unwrap();
+            }
+            file.sync_all().unwrap();
+            drop(file);
+            let backing = backing_of(sandbox, SIZE);
+            if seed == 5 {
+                is_not_cached(&backing, SIZE);
+            }
+            sandbox.remount();
+            assert!(fs::read(&path).unwrap() == bytes, "of {seed}");
+        }
     });
 }

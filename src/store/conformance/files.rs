@@ -356,6 +356,89 @@ fn a_read_past_the_cache_sees_what_was_written_through_it() {
 }
 
 #[test]
+fn a_streamed_write_is_seen_by_whatever_is_done_with_the_file() {
+    const MIB: u64 = 1 << 20;
+    let random = Cell::new(0x9E37_79B9_7F4A_7C15_u64);
+    let next = |below: u64| {
+        let mut x = random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        random.set(x);
+        x % below
+    };
+    over_all_stores(|root, store| {
+        let file = root.create(b"f", 0o600).unwrap();
+        file.set_len(64 * MIB).unwrap();
+        let mut model = vec![0_u8; 64 << 20];
+        let mut pages = Pages::new(1 << 20).unwrap();
+        let put = |model: &mut Vec<u8>, at: u64, bytes: &[u8]| {
+            let end = at as usize + bytes.len();
+            model.resize(model.len().max(end), 0);
+            model[at as usize..end].copy_from_slice(bytes);
+        };
+        for step in 0..600_u64 {
+            let fill = step as u8;
+            let page = next(14_000) << 12;
+            match next(12) {
+                0..6 => {
+                    let first = vec![fill; 4096];
+                    let second = vec![fill ^ 0x80; (16 + next(48) as usize) << 12];
+                    let bufs = [IoSlice::new(&first), IoSlice::new(&second)];
+                    file.write_streamed_at(&bufs, page).unwrap();
+                    put(&mut model, page, &[first, second].concat());
+                }
+                6 => {
+                    let at = page + next(4096);
+                    file.write_at(&[fill; 300], at).unwrap();
+                    put(&mut model, at, &[fill; 300]);
+                }
+                7 => {
+                    let len = model.len() as u64 - next(3 * MIB);
+                    file.set_len(len).unwrap();
+                    model.resize(len as usize, 0);
+                    file.set_len(64 * MIB).unwrap();
+                    model.resize(64 << 20, 0);
+                }
+                8 => {
+                    let (at, len) = (page, 4096 << next(8));
+                    file.allocate(Allocate::Punch, at, len).unwrap();
+                    put(&mut model, at, &vec![0; len as usize]);
+                }
+                9 => match next(3) {
+                    0 => file.sync_data().unwrap(),
+                    1 => file.sync_all().unwrap(),
+                    _ => store.sync().unwrap(),
+                },
+                10 => {
+                    let read = file.read_at(&mut pages[..4096], page).unwrap();
+                    assert!(
+                        pages[..read] == model[page as usize..][..read],
+                        "step {step}"
+                    );
+                }
+                // Seldom, as a stream goes through the cache for a while after it.
+                _ if step % 8 == 0 => {
+                    let read = match file.uncached() {
+                        Some(uncached) if next(2) == 0 => uncached.read_at(&mut pages, page),
+                        _ => file.read_at(&mut pages, page),
+                    };
+                    let read = read.unwrap();
+                    assert!(
+                        pages[..read] == model[page as usize..][..read],
+                        "step {step}"
+                    );
+                }
+                _ => {}
+            }
+        }
+        assert!(!file.has_failed());
+        drop(file);
+        assert!(content(&**root, b"f") == model);
+    });
+}
+
+#[test]
 fn takes_over_contents_with_their_holes_and_goes_its_own_way() {
     over_all_stores(|root, _| {
         let from = root.create(b"from", 0o644).unwrap();

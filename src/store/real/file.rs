@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::posted::Posts;
 use super::xattr::FdXattrs;
 use super::{cached, owner, retry, stat_of, timestamps, write_back};
 use crate::store::{ALIGNED, Allocate, File, SetTimes, Stat, Taken, Uncached, Xattrs, take};
@@ -16,8 +17,12 @@ use crate::store::{ALIGNED, Allocate, File, SetTimes, Stat, Taken, Uncached, Xat
 /// Most buffers the kernel takes in one preadv or pwritev.
 const IOV_MAX: usize = 1024;
 
+/// From this many bytes on a piece of a stream is posted: records and states are changed again soon.
+const POSTED: usize = 64 << 10;
+
 pub(super) struct RealFile {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
+    posts: Arc<Posts>,
     /// Attributes as of the open, where those were looked at.
     opened: Option<Stat>,
 }
@@ -25,7 +30,12 @@ pub(super) struct RealFile {
 impl RealFile {
     /// One just made.
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fd, opened: None }
+        let fd = Arc::new(fd);
+        Self {
+            posts: Posts::new(Arc::clone(&fd)),
+            fd,
+            opened: None,
+        }
     }
 
     /// One that was there.
@@ -46,6 +56,7 @@ impl File for RealFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let _nothing_posted = self.posts.reading(offset, buf.len() as u64);
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
             match retry(|| rustix::io::pread(&self.fd, &mut *rest, offset_after(offset, done)?))? {
@@ -57,6 +68,8 @@ impl File for RealFile {
     }
 
     fn read_vectored_at(&self, mut bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        let total = bufs.iter().map(|buf| buf.len() as u64).sum();
+        let _nothing_posted = self.posts.reading(offset, total);
         let mut done = 0;
         IoSliceMut::advance_slices(&mut bufs, 0); // drops leading empty buffers
         while !bufs.is_empty() {
@@ -77,14 +90,8 @@ impl File for RealFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let mut done = 0;
-        while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
-            match retry(|| rustix::io::pwrite(&self.fd, rest, offset_after(offset, done)?))? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                n => done += n,
-            }
-        }
-        Ok(())
+        let _nothing_posted = self.posts.changing(offset, buf.len() as u64);
+        write_at(&self.fd, buf, offset)
     }
 
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -92,6 +99,7 @@ impl File for RealFile {
         if total == 0 {
             return Ok(());
         }
+        let _nothing_posted = self.posts.changing(offset, total as u64);
         let mut done = 0;
         if bufs.len() <= IOV_MAX {
             done = retry(|| rustix::io::pwritev(&self.fd, bufs, offset))?;
@@ -114,17 +122,38 @@ impl File for RealFile {
         Ok(())
     }
 
+    fn write_streamed_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut through_cache = Vec::new();
+        let mut at = offset;
+        for buf in bufs {
+            if buf.len() < POSTED || !self.posts.post(buf, at)? {
+                through_cache.push((*buf, at));
+            }
+            at = at.saturating_add(buf.len() as u64);
+        }
+        if through_cache.len() == bufs.len() {
+            return self.write_vectored_at(bufs, offset);
+        }
+        let mut rest = through_cache.into_iter();
+        rest.try_for_each(|(buf, at)| self.write_at(&buf, at))
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let _nothing_posted = self.posts.changing(len, u64::MAX);
         retry(|| rustix::fs::ftruncate(&self.fd, len))
     }
 
     // The syncs are not retried: a failed writeback is reported once, so a second call could hide it.
     fn sync_data(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.fd)?)
+        let posted = self.posts.before_sync();
+        rustix::fs::fdatasync(&self.fd)?;
+        posted
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.fd)?)
+        let posted = self.posts.before_sync();
+        rustix::fs::fsync(&self.fd)?;
+        posted
     }
 
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> io::Result<()> {
@@ -132,10 +161,12 @@ impl File for RealFile {
             Allocate::Reserve => FallocateFlags::KEEP_SIZE,
             Allocate::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
         };
+        let _nothing_posted = self.posts.changing(offset, len);
         retry(|| rustix::fs::fallocate(&self.fd, flags, offset, len))
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        let _nothing_posted = self.posts.reading(0, u64::MAX);
         match rustix::fs::seek(&self.fd, SeekFrom::Data(offset)) {
             Ok(data) => Ok(Some(data)),
             Err(Errno::NXIO) => Ok(None),
@@ -144,6 +175,7 @@ impl File for RealFile {
     }
 
     fn next_hole(&self, offset: u64) -> io::Result<Option<u64>> {
+        let _nothing_posted = self.posts.reading(0, u64::MAX);
         match rustix::fs::seek(&self.fd, SeekFrom::Hole(offset)) {
             Ok(hole) => Ok(Some(hole)),
             Err(Errno::NXIO) => Ok(None),
@@ -153,6 +185,7 @@ impl File for RealFile {
 
     fn will_need(&self, offset: u64, len: u64) {
         if let Some(len) = NonZeroU64::new(len) {
+            let _nothing_posted = self.posts.reading(offset, len.get());
             let _best_effort = rustix::fs::fadvise(&self.fd, offset, Some(len), Advice::WillNeed);
         }
     }
@@ -166,11 +199,16 @@ impl File for RealFile {
         let link = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = retry(|| rustix::fs::open(&link, flags, Mode::empty())).ok()?;
-        Some(Arc::new(UncachedFile { fd }))
+        let posts = Arc::clone(&self.posts);
+        Some(Arc::new(UncachedFile { fd, posts }))
     }
 
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
         write_back::begin(&self.fd, offset, len)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.posts.has_failed()
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {
@@ -205,6 +243,7 @@ impl File for RealFile {
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        drop(self.posts.reading(0, u64::MAX));
         Some(self.fd.as_fd())
     }
 
@@ -269,10 +308,12 @@ impl RealFile {
 /// A file opened with O_DIRECT.
 struct UncachedFile {
     fd: OwnedFd,
+    posts: Arc<Posts>,
 }
 
 impl Uncached for UncachedFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let _nothing_posted = self.posts.reading(offset, buf.len() as u64);
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let n = retry(|| rustix::io::pread(&self.fd, &mut *rest, offset_after(offset, done)?))?;
@@ -283,6 +324,18 @@ impl Uncached for UncachedFile {
         }
         Ok(done)
     }
+}
+
+/// Writes all of `buf` through the cache.
+pub(super) fn write_at(fd: &OwnedFd, buf: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
+        match retry(|| rustix::io::pwrite(fd, rest, offset_after(offset, done)?))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => done += n,
+        }
+    }
+    Ok(())
 }
 
 /// The offset `done` bytes on; EINVAL past 2^64, as the kernel answers past 2^63.

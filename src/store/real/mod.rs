@@ -3,17 +3,20 @@
 //!
 //! Invariant: no call follows a symlink, blocks on a fifo or leaves the tree under the top directory.
 
+mod aio;
 mod cached;
 mod dir;
 mod file;
 mod file_system;
+mod line;
+mod posted;
 mod write_back;
 mod xattr;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FileType, Gid, Mode, OFlags, StatVfs, Timespec, Timestamps, Uid};
 
@@ -51,6 +54,7 @@ impl Store for RealStore {
     }
 
     fn sync(&self) -> io::Result<()> {
+        posted::before_sync_of_all();
         // Not retried: the kernel reports a failed writeback once, and never with EINTR.
         Ok(rustix::fs::syncfs(&*self.top)?)
     }
@@ -109,6 +113,10 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
             other => return Ok(other?),
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn kind_of(file_type: FileType) -> Option<Kind> {

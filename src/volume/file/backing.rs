@@ -24,6 +24,8 @@ pub(crate) struct Backing {
 /// that ends them.
 #[derive(Default)]
 struct Stream {
+    /// Where the first of them was.
+    first: u64,
     /// What was not asked to be written back begins here.
     start: u64,
     /// Where the last large write ended.
@@ -38,13 +40,22 @@ const LARGE: u64 = 64 << 10;
 const GAP: u64 = 16 << 12;
 
 impl Stream {
+    fn goes_on(&self, offset: u64) -> bool {
+        offset >= self.end && offset - self.end <= GAP
+    }
+
+    /// Whether a write belongs to so many that it need not be kept in the store's cache.
+    fn streams(&self, offset: u64, len: u64) -> bool {
+        len >= LARGE && self.goes_on(offset) && self.end - self.first >= PORTION
+    }
+
     /// Takes a write in; the range to be written back now, if there is one.
     fn wrote(&mut self, offset: u64, len: u64) -> Option<Range<u64>> {
         if len < LARGE {
             return None;
         }
-        let goes_on = offset >= self.end && offset - self.end <= GAP;
-        if !goes_on {
+        if !self.goes_on(offset) {
+            self.first = offset;
             self.start = offset;
         }
         self.end = offset.saturating_add(len);
@@ -87,13 +98,24 @@ impl Backing {
         }
     }
 
-    fn wrote(&self, offset: u64, len: usize) {
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let portion = stream.wrote(offset, len as u64);
-        drop(stream);
+    fn write(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let _writing = self.fetch.writing();
+        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+        let streams = self.lock_stream().streams(offset, len);
+        match (streams, bufs) {
+            (true, _) => self.file().write_streamed_at(bufs, offset)?,
+            (false, [one]) => self.file().write_at(one, offset)?,
+            (false, _) => self.file().write_vectored_at(bufs, offset)?,
+        }
+        let portion = self.lock_stream().wrote(offset, len);
         if let Some(portion) = portion {
             self.begin_write_back(portion.start, portion.end - portion.start);
         }
+        Ok(())
+    }
+
+    fn lock_stream(&self) -> MutexGuard<'_, Stream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin_write_back(&self, offset: u64, len: u64) {
@@ -104,7 +126,7 @@ impl Backing {
 
     /// Whether a sync of this file has a failure to tell of, whatever the store says of itself.
     pub(crate) fn has_failed(&self) -> bool {
-        self.lock_failed().is_some()
+        self.lock_failed().is_some() || self.file().has_failed()
     }
 
     fn lock_failed(&self) -> MutexGuard<'_, Option<io::Error>> {
@@ -198,16 +220,10 @@ impl File for Backing {
         Ok(fetched)
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let _writing = self.fetch.writing();
-        self.file().write_at(buf, offset)?;
-        self.wrote(offset, buf.len());
-        Ok(())
+        self.write(&[IoSlice::new(buf)], offset)
     }
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let _writing = self.fetch.writing();
-        self.file().write_vectored_at(bufs, offset)?;
-        self.wrote(offset, bufs.iter().map(|buf| buf.len()).sum());
-        Ok(())
+        self.write(bufs, offset)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         let _writing = self.fetch.writing();
