@@ -11,6 +11,8 @@ pub enum Call {
     Write,
     SetLen,
     Allocate,
+    /// `will_need`.
+    WillNeed,
     /// `write_back`.
     WriteBack,
     NextData,

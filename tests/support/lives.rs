@@ -48,7 +48,7 @@ pub fn large_lives(mnt: &Path, who: usize, stop: &AtomicBool) -> u64 {
     let mut round = 0;
     while round == 0 || !stop.load(Ordering::Relaxed) {
         round += 1;
-        let bytes = vec![(round % 251) as u8; 4 << 20];
+        let bytes = vec![(round % 251) as u8; 12 << 20];
         fs::write(&name, &bytes).expect("a large write");
         assert!(fs::read(&name).expect("a large read") == bytes);
     }

@@ -168,7 +168,9 @@ impl File for MemoryFile {
         })
     }
 
-    fn will_need(&self, _offset: u64, _len: u64) {}
+    fn will_need(&self, _offset: u64, _len: u64) {
+        let _counted = self.call(Call::WillNeed, |_, _| Ok(()));
+    }
 
     fn cached(&self, _offset: u64, _len: u64) -> u64 {
         0

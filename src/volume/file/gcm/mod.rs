@@ -59,6 +59,8 @@ pub(crate) struct GcmBody {
     header_key: Secret<32>,
     file: FileId,
     size: AtomicU64,
+    /// Where the last overwrite ended.
+    overwritten: AtomicU64,
     writer: Mutex<()>,
     io: RwLock<()>,
     memory: Mutex<Memory>,
@@ -132,6 +134,7 @@ impl GcmBody {
             header_key,
             file,
             size: AtomicU64::new(memory.head.state().size),
+            overwritten: AtomicU64::new(0),
             writer: Mutex::new(()),
             io: RwLock::new(()),
             memory: Mutex::new(memory),

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::format::header::STATES_AT;
 use crate::format::layout::{self, PAGE};
@@ -56,6 +57,9 @@ impl GcmBody {
             sparse,
         };
         let changed = bytes.blocks();
+        if self.overwritten.swap(bytes.end(), Ordering::Relaxed) == offset {
+            self.ask_for_records(&changed);
+        }
         with_scratch(|text| {
             let mut later = Vec::new();
             for number in layout::group_of(changed.start)..=layout::group_of(changed.end - 1) {
@@ -76,6 +80,23 @@ impl GcmBody {
             }
             self.place_together(turn, &mut later, text)
         })
+    }
+
+    /// Who overwrites on from here wants the records of the groups after this: they come while this is sealed and written.
+    fn ask_for_records(&self, changed: &Range<u64>) {
+        let end = (2 * changed.end - changed.start).min(self.blocks());
+        let groups = layout::group_of(changed.end - 1) + 1..=layout::group_of(end - 1);
+        if groups.is_empty() {
+            return;
+        }
+        let unknown: Vec<u32> = {
+            let memory = self.memory();
+            groups.filter(|number| !memory.table.has(*number)).collect()
+        };
+        for number in unknown {
+            self.backing
+                .will_need(layout::tag_page_offset(number), PAGE);
+        }
     }
 
     /// The part of a change that falls into one group.
@@ -148,7 +169,7 @@ impl GcmBody {
             return Ok(());
         }
         let mut page = [0; PAGE as usize];
-        let is_whole = from == start && to >= self.size.load(std::sync::atomic::Ordering::Acquire);
+        let is_whole = from == start && to >= self.size.load(Ordering::Acquire);
         if block < bytes.old_blocks && !is_whole {
             self.read_blocks(start, &mut page)?;
         }

@@ -51,6 +51,30 @@ fn an_overwritten_block_is_data_and_record() {
 }
 
 #[test]
+fn who_overwrites_on_has_the_next_records_asked_for_and_nobody_else() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    file.write(0, &vec![1; 2048 * BLOCK as usize]).unwrap();
+    mounted.settler.settle_all().unwrap();
+    drop(file);
+    let mounted = fixture.mount(store.clone(), 2, &[]);
+    let file = mounted.file("f");
+    let data = vec![2; 256 * BLOCK as usize];
+    let asked = |block: u64| {
+        let counts = cost(&store, || file.write(block * BLOCK, &data).unwrap());
+        counts.of(Call::WillNeed)
+    };
+    assert_eq!(asked(1024), 0, "the first");
+    assert_eq!(asked(1280), 4);
+    assert_eq!(asked(1536), 4);
+    assert_eq!(asked(256), 0, "elsewhere");
+    assert_eq!(asked(1792), 0, "elsewhere again");
+    assert_eq!(asked(768), 0);
+    assert_eq!(asked(1024), 0, "they are known");
+}
+
+#[test]
 fn an_appended_block_is_length_data_record_and_state() {
     let (fixture, store) = made();
     let mounted = fixture.mount(store.clone(), 1, &[]);
