@@ -4,10 +4,13 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use support::image::Loop;
+use support::random::pattern;
 use support::{SUITES, Sandbox, tool};
 
 /// What is compared of every file of a tree: kind and permission bits, and contents or target.
@@ -245,4 +248,81 @@ fn sqlite_keeps_its_integrity_in_wal_and_in_rollback_mode() {
             );
         }
     }
+}
+
+/// XFS lays out in one piece what goes through its cache, and direct writes one by one.
+#[test]
+fn a_stream_lies_in_few_pieces_on_xfs_and_is_overwritten_past_its_cache() {
+    const SIZE: usize = 64 << 20;
+    for suite in SUITES {
+        let sandbox = Sandbox::new();
+        let disk = Loop::xfs(&sandbox.path("disk.img"), &sandbox.path("disk"), 1024);
+        sandbox.ok(&["init", "--cipher", suite, "disk/vault"]);
+        // The loop device has sectors of 512 bytes.
+        sandbox.ok(&["mount", "-o", "inplace=always", "disk/vault", "mnt"]);
+        let path = sandbox.mnt().join("stream");
+        for seed in [5, 6] {
+            let (file, bytes) = (
+                File::options()
+                    .create(true)
+                    .truncate(false)
+                    .write(true)
+                    .open(&path),
+                pattern(SIZE, seed),
+            );
+            let file = file.unwrap();
+            for (part, at) in bytes.chunks(1 << 20).zip((0..).step_by(1 << 20)) {
+                file.write_all_at(part, at).unwrap();
+            }
+            file.sync_all().unwrap();
+            let backing = backing_of(&sandbox.path("disk/vault"), SIZE);
+            if seed == 5 {
+                let pieces = extents(&backing);
+                assert!(pieces < 60, "{suite}: {pieces} extents");
+                let stored = File::open(&backing).unwrap();
+                rustix::fs::fadvise(&stored, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            } else {
+                let pages = number(
+                    Command::new("fincore")
+                        .args(["-n", "-o", "PAGES"])
+                        .arg(&backing),
+                );
+                assert!(pages < SIZE / 4096 / 2, "{suite}: {pages} pages are cached");
+            }
+        }
+        sandbox.umount();
+        sandbox.ok(&["mount", "disk/vault", "mnt"]);
+        assert!(std::fs::read(&path).unwrap() == pattern(SIZE, 6), "{suite}");
+        sandbox.end();
+        drop(disk);
+    }
+}
+
+fn backing_of(vault: &Path, size: usize) -> PathBuf {
+    let files = std::fs::read_dir(vault).unwrap().flatten();
+    let mut large = files.filter(|file| file.metadata().unwrap().len() >= size as u64);
+    large.next().unwrap().path()
+}
+
+/// Pieces that a file is laid out in.
+fn extents(path: &Path) -> usize {
+    number(
+        Command::new("sh")
+            .args([
+                "-c",
+                "filefrag \"$0\" | sed 's/.*: \\([0-9]*\\) extent.*/\\1/'",
+            ])
+            .arg(path),
+    )
+}
+
+/// The number that a program says.
+fn number(command: &mut Command) -> usize {
+    let said = command
+        .output()
+        .expect("a program of util-linux or e2fsprogs");
+    let said = String::from_utf8_lossy(&said.stdout);
+    said.trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("no number: {said}"))
 }

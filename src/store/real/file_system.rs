@@ -35,6 +35,11 @@ pub(super) fn traits(top: &OwnedFd) -> io::Result<Traits> {
     })
 }
 
+/// Whether this is ext2, ext3 or ext4.
+pub(super) fn is_ext(totals: &rustix::fs::StatFs) -> bool {
+    totals.f_type as u64 & 0xFFFF_FFFF == EXT
+}
+
 /// Version of the running kernel; (0, 0) when its name cannot be read.
 fn kernel() -> (u32, u32) {
     let name = rustix::system::uname();

@@ -11,8 +11,9 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, SeekFrom};
 
+use super::file_system::is_ext;
 use super::line::Line;
 use super::{file, locked, retry};
 use crate::store::ALIGNED;
@@ -179,46 +180,57 @@ impl State {
     }
 
     fn post(&mut self, file: &OwnedFd, bytes: &[u8], offset: u64) -> io::Result<bool> {
-        self.reap(file, false);
-        let line = self.line.as_mut().filter(|_| has_room(file));
+        self.reap(file, false, None);
+        let len = bytes.len() as u64;
+        let line = self.line.as_mut().filter(|_| may_post(file, offset, len));
         // Also none where the device is behind: the cache does not wait for it.
         let Some(number) = line.and_then(|line| line.give(bytes, offset)) else {
             return Ok(false);
         };
         // What cannot begin at all is told here, as a write through the cache would.
-        let failed = self.failed.take();
-        let refused = self.reap(file, false);
-        let own = refused == Some(number);
-        let error = if own { self.failed.take() } else { None };
-        self.failed = failed.or(self.failed.take());
-        error.map_or(Ok(true), Err)
+        let refused = self.reap(file, false, Some(number));
+        refused.map_or(Ok(true), Err)
     }
 
     fn drain(&mut self, file: &OwnedFd) {
         while !self.is_idle() {
-            self.reap(file, true);
+            self.reap(file, true, None);
         }
     }
 
-    /// Takes in what is done, and makes again through the cache what the device refused; the number of the last one that
-    /// the cache refused as well.
-    fn reap(&mut self, cached: &OwnedFd, wait: bool) -> Option<u64> {
+    /// Takes in what is done, and makes again through the cache what the device refused. What the cache refuses as well is
+    /// kept for the next sync, but of the write `own`, which is returned.
+    fn reap(&mut self, cached: &OwnedFd, wait: bool, own: Option<u64>) -> Option<io::Error> {
         let Self { line, failed, .. } = self;
-        let mut last = None;
+        let mut told = None;
         line.as_mut()?.reap(wait, &mut |refused| {
-            if let Err(error) = file::write_at(cached, refused.bytes, refused.offset) {
-                failed.get_or_insert(error);
-                last = Some(refused.number);
+            let Err(error) = file::write_at(cached, refused.bytes, refused.offset) else {
+                return;
+            };
+            match own == Some(refused.number) {
+                true => told = Some(error),
+                false => {
+                    failed.get_or_insert(error);
+                }
             }
         });
-        last
+        told
     }
 }
 
-/// Whether a write will not find the store full.
-fn has_room(file: &OwnedFd) -> bool {
-    let totals = retry(|| rustix::fs::fstatfs(file));
-    totals.is_ok_and(|totals| totals.f_bavail.saturating_mul(totals.f_bsize as u64) >= FREE)
+/// Whether a write will not find the store full, and has its place already where that matters: ext4 puts blocks at the distance
+/// that they have in the file, XFS lays out in one piece what goes through its cache, and direct writes one by one.
+fn may_post(file: &OwnedFd, offset: u64, len: u64) -> bool {
+    let Ok(totals) = retry(|| rustix::fs::fstatfs(file)) else {
+        return false;
+    };
+    let free = totals.f_bavail.saturating_mul(totals.f_bsize as u64);
+    free >= FREE && (is_ext(&totals) || has_place(file, offset, len))
+}
+
+fn has_place(file: &OwnedFd, offset: u64, len: u64) -> bool {
+    let hole = rustix::fs::seek(file, SeekFrom::Hole(offset));
+    hole.is_ok_and(|hole| hole >= offset.saturating_add(len))
 }
 
 /// What the kernel reads of a file beside what it is asked for.
@@ -292,6 +304,10 @@ mod tests {
         assert!(posts.has_failed(), "of the first");
         posts.before_sync().unwrap_err();
         posts.before_sync().unwrap();
+        assert!(posts.post(&[7; PAGE], 0).unwrap());
+        device.refuse_next_and_end(libc::EIO, 2);
+        posts.post(&[8; PAGE], PAGE as u64).unwrap_err();
+        assert!(posts.has_failed(), "of the one before, told together");
     }
 
     #[test]
