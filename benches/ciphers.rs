@@ -104,6 +104,7 @@ fn messages<'a>(text: &'a mut [u8], tags: &[[u8; 16]]) -> Vec<Message<'a, [u8; 3
             nonce: [1; 12],
             aad: [2; 30],
             text,
+            from: None,
             tag,
         })
         .collect()

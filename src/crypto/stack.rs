@@ -96,6 +96,7 @@ mod tests {
                         nonce: [1; 12],
                         aad: b"data",
                         text,
+                        from: None,
                         tag: [0; 16],
                     })
                     .collect();

@@ -241,6 +241,25 @@ proptest! {
             for (number, (one, text)) in made.iter().zip(&texts).enumerate() {
                 prop_assert_eq!(text, if Some(number) == bad { &one.sealed } else { &one.text });
             }
+            // The same from other memory, whatever stood in the texts.
+            texts.iter_mut().for_each(|text| text.fill(seed as u8));
+            let mut messages: Vec<_> = made.iter().zip(&mut texts).map(|(one, text)| one.from(&one.text, text, [0; 16])).collect();
+            ours.seal_all(&mut messages);
+            let tags: Vec<_> = messages.iter().map(|message| message.tag).collect();
+            for ((one, text), tag) in made.iter().zip(&texts).zip(tags) {
+                prop_assert_eq!(text, &one.sealed);
+                prop_assert_eq!(tag, one.tag);
+            }
+            texts.iter_mut().for_each(|text| text.fill(seed as u8));
+            let mut messages: Vec<_> = made.iter().zip(&mut texts).map(|(one, text)| one.from(&one.sealed, text, one.tag)).collect();
+            if let Some(bad) = bad {
+                messages[bad].tag[seed as usize % 16] ^= 1 << (seed >> 8 & 7);
+            }
+            let failed = ours.open_all(&mut messages);
+            prop_assert_eq!(failed, bad.into_iter().collect::<Vec<_>>());
+            for (number, (one, text)) in made.iter().zip(&texts).enumerate() {
+                prop_assert_eq!(text, if Some(number) == bad { &one.sealed } else { &one.text });
+            }
         }
     }
 }
@@ -256,11 +275,24 @@ struct Sealed {
 }
 
 impl Sealed {
+    fn from<'a>(
+        &'a self,
+        from: &'a [u8],
+        text: &'a mut [u8],
+        tag: [u8; 16],
+    ) -> Message<'a, &'a [u8]> {
+        Message {
+            from: Some(from),
+            ..self.message(text, tag)
+        }
+    }
+
     fn message<'a>(&'a self, text: &'a mut [u8], tag: [u8; 16]) -> Message<'a, &'a [u8]> {
         Message {
             nonce: self.nonce,
             aad: &self.aad,
             text,
+            from: None,
             tag,
         }
     }

@@ -20,7 +20,7 @@ pub use host::Host;
 pub use memory::MemoryStore;
 #[cfg(test)]
 pub(crate) use memory::power;
-pub use pages::{ALIGNED, Pages};
+pub use pages::{ALIGNED, Lent, Pages};
 pub use real::RealStore;
 pub use take::Taken;
 
@@ -250,6 +250,11 @@ pub trait File: Xattrs + Send + Sync {
     /// The file once more, for reads that go past the store's cache and leave nothing in it (O_DIRECT); `None` where there
     /// are none. What was written through the cache before, they see.
     fn uncached(&self) -> Option<Arc<dyn Uncached>> {
+        None
+    }
+    /// These bytes, where they are in memory already; `None` where they are to be read.
+    fn fetched(&self, offset: u64, len: usize) -> Option<Lent> {
+        let _none = (offset, len);
         None
     }
     /// Asks the store to begin to write back this range (sync_file_range WRITE), without waiting; it promises

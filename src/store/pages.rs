@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
+use std::sync::Arc;
 
 use memmap2::{Advice, MmapMut};
 
@@ -43,6 +44,47 @@ impl DerefMut for Pages {
     }
 }
 
+/// Bytes of a file that are in memory, in at most two pieces that meet between two pages.
+pub struct Lent {
+    first: (Arc<Pages>, Range<usize>),
+    second: Option<(Arc<Pages>, Range<usize>)>,
+}
+
+impl Lent {
+    /// All of it in one piece.
+    pub fn new(pages: Arc<Pages>, range: Range<usize>) -> Self {
+        Self {
+            first: (pages, range),
+            second: None,
+        }
+    }
+
+    /// With another piece after it.
+    pub fn with(self, pages: Arc<Pages>, range: Range<usize>) -> Self {
+        Self {
+            second: Some((pages, range)),
+            ..self
+        }
+    }
+
+    /// A page of it, by its number; `None` past the end, and for one that is not whole.
+    pub fn page(&self, number: usize) -> Option<&[u8]> {
+        let (pages, range) = &self.first;
+        let at = number.checked_mul(ALIGNED)?;
+        match at.checked_sub(range.len()) {
+            None => whole(pages, range, at),
+            Some(at) => {
+                let (pages, range) = self.second.as_ref()?;
+                whole(pages, range, at)
+            }
+        }
+    }
+}
+
+fn whole<'a>(pages: &'a Pages, range: &Range<usize>, at: usize) -> Option<&'a [u8]> {
+    pages.get(range.clone())?.get(at..at.checked_add(ALIGNED)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +97,23 @@ mod tests {
         assert!(pages.iter().all(|&byte| byte == 0));
         pages.fill(7);
         assert!(pages.iter().all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn pages_are_lent_from_two_pieces() {
+        let mut pages = Pages::new(8 * ALIGNED).unwrap();
+        for (number, page) in (0..).zip(pages.chunks_mut(ALIGNED)) {
+            page.fill(number);
+        }
+        let pages = Arc::new(pages);
+        let lent = Lent::new(Arc::clone(&pages), 2 * ALIGNED..4 * ALIGNED);
+        let fills = |lent: &Lent| -> Vec<u8> {
+            let pages = (0..9).map_while(|number| lent.page(number));
+            pages.map(|page| page[ALIGNED - 1]).collect()
+        };
+        assert_eq!(fills(&lent), [2, 3]);
+        let lent = lent.with(pages, 6 * ALIGNED..7 * ALIGNED + 100);
+        assert_eq!(fills(&lent), [2, 3, 6]);
+        assert!(lent.page(usize::MAX).is_none());
     }
 }

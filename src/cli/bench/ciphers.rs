@@ -95,6 +95,7 @@ fn messages<'a>(
             nonce,
             aad: b"bench".as_slice(),
             text,
+            from: None,
             tag: *tag,
         })
         .collect()

@@ -26,10 +26,32 @@ pub struct Message<'a, A> {
     pub nonce: [u8; 12],
     /// What is authenticated beside the text.
     pub aad: A,
-    /// Encrypted or decrypted in place.
+    /// Encrypted or decrypted in place, or from `from`.
     pub text: &'a mut [u8],
+    /// Where the text is read, as long as `text`, of which then nothing is read.
+    pub from: Option<&'a [u8]>,
     /// Set by sealing, compared when opening.
     pub tag: [u8; 16],
+}
+
+impl<A> Message<'_, A> {
+    /// What is to be encrypted or decrypted.
+    pub(super) fn source(&self) -> &[u8] {
+        self.from.unwrap_or(self.text)
+    }
+
+    /// Has the text stand where it is worked on in place.
+    fn bring(&mut self) {
+        if let Some(from) = self.from {
+            self.text.copy_from_slice(from);
+        }
+    }
+}
+
+fn assert_lengths<A>(messages: &[Message<'_, A>]) {
+    let mut messages = messages.iter();
+    let fit = messages.all(|message| message.source().len() == message.text.len());
+    assert!(fit, "a text and where it is read are of one length");
 }
 
 impl GcmSiv {
@@ -49,8 +71,12 @@ impl GcmSiv {
         Self(Expanded::Portable(leaving_no_trace(expand)))
     }
 
-    /// Encrypts each text in place and sets its tag.
+    /// Encrypts each text and sets its tag.
+    ///
+    /// # Panics
+    /// If a `from` is not as long as its text.
     pub fn seal_all<A: AsRef<[u8]>>(&self, messages: &mut [Message<'_, A>]) {
+        assert_lengths(messages);
         leaving_no_trace(|| match &self.0 {
             #[cfg(target_arch = "x86_64")]
             Expanded::Wide(wide, key) => wide.seal_all(key, messages),
@@ -58,10 +84,14 @@ impl GcmSiv {
         });
     }
 
-    /// Decrypts each text in place, and gives the indexes of those that are not what was sealed: they hold their ciphertext
-    /// still, no plaintext.
+    /// Decrypts each text, and gives the indexes of those that are not what was sealed: they hold their ciphertext,
+    /// no plaintext.
+    ///
+    /// # Panics
+    /// If a `from` is not as long as its text.
     #[must_use = "what is not authentic must not be used"]
     pub fn open_all<A: AsRef<[u8]>>(&self, messages: &mut [Message<'_, A>]) -> Vec<usize> {
+        assert_lengths(messages);
         leaving_no_trace(|| match &self.0 {
             #[cfg(target_arch = "x86_64")]
             Expanded::Wide(wide, key) => wide.open_all(key, messages),
@@ -75,6 +105,7 @@ impl GcmSiv {
             nonce: *nonce,
             aad,
             text: buf,
+            from: None,
             tag: [0; 16],
         };
         self.seal_all(std::slice::from_mut(&mut message));
@@ -93,6 +124,7 @@ impl GcmSiv {
             nonce: *nonce,
             aad,
             text: buf,
+            from: None,
             tag: *tag,
         };
         match self.open_all(std::slice::from_mut(&mut message)).is_empty() {

@@ -35,6 +35,7 @@ impl Portable {
         for some in messages.chunks_mut(TOGETHER) {
             let mut blocks = self.key_blocks(some);
             for (message, blocks) in some.iter_mut().zip(&mut blocks) {
+                message.bring();
                 let keys = Keys::new(blocks);
                 message.tag = keys.tag(message);
                 keys.apply_keystream(&message.tag, message.text);
@@ -48,6 +49,7 @@ impl Portable {
         for some in messages.chunks_mut(TOGETHER) {
             let mut blocks = self.key_blocks(some);
             for (message, blocks) in some.iter_mut().zip(&mut blocks) {
+                message.bring();
                 let keys = Keys::new(blocks);
                 keys.apply_keystream(&message.tag, message.text);
                 if !bool::from(keys.tag(message).ct_eq(&message.tag)) {

@@ -2,6 +2,7 @@
 //! open it and twice to seal it.
 
 use std::arch::x86_64::*;
+use std::slice::Iter;
 
 use subtle::ConstantTimeEq;
 
@@ -30,9 +31,9 @@ pub(super) fn seal_all<A: AsRef<[u8]>>(key: &Encryption, messages: &mut [Message
             let mut hash = Polyval::new(keys.hash);
             let aad = message.aad.as_ref();
             hash.take_padded(aad);
-            hash.take_padded(message.text);
+            hash.take_padded(message.source());
             message.tag = tag(keys, &hash, &message.nonce, aad.len(), message.text.len());
-            apply_keystream(keys, &message.tag, message.text);
+            apply_keystream(keys, &message.tag, message.from, message.text);
         }
     }
 }
@@ -51,10 +52,10 @@ pub(super) fn open_all<A: AsRef<[u8]>>(
             let mut hash = Polyval::new(keys.hash);
             let aad = message.aad.as_ref();
             hash.take_padded(aad);
-            open_text(keys, &message.tag, message.text, &mut hash);
+            open_text(keys, &message.tag, message.from, message.text, &mut hash);
             let expected = tag(keys, &hash, &message.nonce, aad.len(), message.text.len());
             if !bool::from(expected.ct_eq(&message.tag)) {
-                apply_keystream(keys, &message.tag, message.text);
+                apply_keystream(keys, &message.tag, None, message.text);
                 failed.push(number);
             }
             number += 1;
@@ -177,16 +178,16 @@ fn keystream(keys: &Keys, next: &mut Pair) -> [Pair; PAIRS] {
 
 #[inline]
 #[target_feature(enable = "vaes,vpclmulqdq")]
-fn apply_keystream(keys: &Keys, tag: &[u8; 16], text: &mut [u8]) {
+fn apply_keystream(keys: &Keys, tag: &[u8; 16], from: Option<&[u8]>, text: &mut [u8]) {
     let mut next = first_counters(tag);
+    let (mut sources, source_rest) = parts(from);
     let (chunks, rest) = text.as_chunks_mut::<CHUNK>();
     for chunk in chunks {
-        let stream = keystream(keys, &mut next);
-        for (bytes, stream) in chunk.as_chunks_mut::<32>().0.iter_mut().zip(stream) {
-            store(bytes, xor(load(bytes), stream));
-        }
+        let mut stream = keystream(keys, &mut next);
+        apply_chunk(&mut stream, sources.next(), chunk);
     }
     if !rest.is_empty() {
+        bring(source_rest, rest);
         apply_rest(keystream(keys, &mut next), rest);
     }
 }
@@ -194,22 +195,53 @@ fn apply_keystream(keys: &Keys, tag: &[u8; 16], text: &mut [u8]) {
 /// Decrypts, and hashes what comes out while it is at hand.
 #[inline]
 #[target_feature(enable = "vaes,vpclmulqdq")]
-fn open_text(keys: &Keys, tag: &[u8; 16], text: &mut [u8], hash: &mut Polyval) {
+fn open_text(
+    keys: &Keys,
+    tag: &[u8; 16],
+    from: Option<&[u8]>,
+    text: &mut [u8],
+    hash: &mut Polyval,
+) {
     let mut next = first_counters(tag);
+    let (mut sources, source_rest) = parts(from);
     let (chunks, rest) = text.as_chunks_mut::<CHUNK>();
     for chunk in chunks {
         let mut stream = keystream(keys, &mut next);
-        for (bytes, stream) in chunk.as_chunks_mut::<32>().0.iter_mut().zip(&mut stream) {
-            *stream = xor(load(bytes), *stream);
-            store(bytes, *stream);
-        }
+        apply_chunk(&mut stream, sources.next(), chunk);
         let [a, b, c, d, e, f, g, h] = stream;
         hash.take([a, b, c, d]);
         hash.take([e, f, g, h]);
     }
     if !rest.is_empty() {
+        bring(source_rest, rest);
         apply_rest(keystream(keys, &mut next), rest);
         hash.take_padded(rest);
+    }
+}
+
+/// The turns of a source, and what is left of it; none where the text is its own.
+fn parts(from: Option<&[u8]>) -> (Iter<'_, [u8; CHUNK]>, Option<&[u8]>) {
+    let parts = from.map(<[u8]>::as_chunks::<CHUNK>);
+    let (chunks, rest) = parts.unzip();
+    (chunks.unwrap_or_default().iter(), rest)
+}
+
+fn bring(source: Option<&[u8]>, rest: &mut [u8]) {
+    if let Some(source) = source {
+        rest.copy_from_slice(source);
+    }
+}
+
+/// Puts the exclusive or of a turn's source and its keystream into its place, and leaves it in `stream`.
+#[inline]
+#[target_feature(enable = "vaes,vpclmulqdq")]
+fn apply_chunk(stream: &mut [Pair; PAIRS], source: Option<&[u8; CHUNK]>, chunk: &mut [u8; CHUNK]) {
+    let bytes = source.unwrap_or(chunk).as_chunks::<32>().0;
+    for (pair, bytes) in stream.iter_mut().zip(bytes) {
+        *pair = xor(load(bytes), *pair);
+    }
+    for (bytes, pair) in chunk.as_chunks_mut::<32>().0.iter_mut().zip(stream) {
+        store(bytes, *pair);
     }
 }
 

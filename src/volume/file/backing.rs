@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::fetch::Fetch;
-use crate::store::{Allocate, File, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs};
+use crate::store::{Allocate, File, Lent, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs};
 
 /// A file of the store whose descriptor may become writable while in use.
 pub(crate) struct Backing {
@@ -247,6 +247,9 @@ impl File for Backing {
     }
     fn will_need(&self, offset: u64, len: u64) {
         self.file().will_need(offset, len);
+    }
+    fn fetched(&self, offset: u64, len: usize) -> Option<Lent> {
+        self.fetch.lend(offset, len)
     }
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
         self.begin_write_back(offset, len);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::store::{ALIGNED, File, Pages, Uncached};
+use crate::store::{ALIGNED, File, Lent, Pages, Uncached};
 use crate::volume::sync::locked;
 
 /// Fetched with one call, bytes: one huge page, which a device takes as one piece.
@@ -171,6 +171,24 @@ impl Fetch {
             done += n;
         }
         done
+    }
+
+    /// These whole pages, if all of them were fetched; waits for what is on its way.
+    pub(super) fn lend(&self, offset: u64, len: usize) -> Option<Lent> {
+        if !self.shared.active.load(Ordering::Acquire) {
+            return None;
+        }
+        let first = self.shared.piece(offset)?;
+        let within = usize::try_from(offset - first.range.start).ok()?;
+        let here = len.min(first.len().checked_sub(within)?);
+        let lent = Lent::new(first.pages, within..within + here);
+        let rest = len - here;
+        if rest == 0 {
+            return Some(lent);
+        }
+        let second = self.shared.piece(offset.checked_add(here as u64)?)?;
+        let meet = second.range.start == offset + here as u64 && here.is_multiple_of(ALIGNED);
+        (meet && second.len() >= rest).then(|| lent.with(second.pages, 0..rest))
     }
 }
 

@@ -67,6 +67,41 @@ fn what_was_asked_for_is_copied_across_pieces_up_to_the_end_of_the_file() {
     assert!(copied(&fetch, LEN as u64, 4096).is_empty(), "past the end");
 }
 
+fn lent(fetch: &Fetch, offset: u64, pages: usize) -> Option<Vec<u8>> {
+    let lent = fetch.lend(offset, pages * ALIGNED)?;
+    assert!(lent.page(pages).is_none(), "no more than was asked for");
+    let pages = (0..pages).map(|number| lent.page(number).unwrap());
+    Some(pages.collect::<Vec<_>>().concat())
+}
+
+#[test]
+fn pages_are_lent_across_two_pieces_and_only_all_of_them() {
+    let bytes = Rng(7).bytes(LEN - 1000);
+    let (_store, file) = file(&bytes);
+    let fetch = Fetch::default();
+    assert!(lent(&fetch, 0, 1).is_none(), "nothing was asked for");
+    assert!(fetch.ask(file.as_ref(), 8192..LEN as u64));
+    for (offset, pages) in [
+        (8192, 1),
+        (12288, 64),
+        (PIECE, 64),
+        (PIECE + 8192 - 4096, 3),
+    ] {
+        let wanted = &bytes[offset as usize..][..pages * ALIGNED];
+        assert!(
+            lent(&fetch, offset, pages).unwrap() == wanted,
+            "{pages} pages at {offset}"
+        );
+    }
+    settle(&fetch);
+    assert!(lent(&fetch, 4096, 4).is_none(), "before what was asked for");
+    let end = LEN as u64 - 4096;
+    assert!(lent(&fetch, end, 1).is_none(), "the file ends within it");
+    assert!(lent(&fetch, end - 4096, 1).is_some());
+    drop(fetch.writing());
+    assert!(lent(&fetch, 8192, 1).is_none(), "a write began since");
+}
+
 #[test]
 fn no_more_pieces_are_kept_than_it_says() {
     let bytes = Rng(2).bytes(LEN);

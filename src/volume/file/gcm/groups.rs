@@ -72,19 +72,20 @@ impl GcmBody {
         opened.map_err(|error| Error::Damaged(format!("block {block}: {error}")))
     }
 
-    /// Opens in place blocks that follow each other, each with what the record says of it and its content; the indexes of
-    /// those that do not open, which keep their ciphertext.
+    /// Opens blocks that follow each other, each with what the record says of it, its content, and where that is read if not in
+    /// place; the indexes of those that do not open, whose content is their ciphertext.
     pub(super) fn open_all<'a>(
         &self,
         first: u64,
-        blocks: impl Iterator<Item = (&'a Half, &'a mut [u8])>,
+        blocks: impl Iterator<Item = (&'a Half, &'a mut [u8], Option<&'a [u8]>)>,
     ) -> Vec<usize> {
         let mut messages: Vec<_> = (first..)
             .zip(blocks)
-            .map(|(block, (half, content))| Message {
+            .map(|(block, (half, content, from))| Message {
                 nonce: half.nonce,
                 aad: block_aad(half.kind, block, &self.file),
                 text: content,
+                from,
                 tag: half.tag,
             })
             .collect();

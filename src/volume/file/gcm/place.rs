@@ -159,6 +159,7 @@ impl GcmBody {
                     Kind::Data => pages.next().unwrap_or_default(),
                     Kind::Hole => &mut [],
                 },
+                from: None,
                 tag: [0; 16],
             })
             .collect();

@@ -103,13 +103,16 @@ impl GcmBody {
         out: &mut [u8],
         ahead: Option<usize>,
     ) -> Result<()> {
+        let mut fetched = None;
         match run.first() {
             Some(Version::Sealed(half)) if half.kind == Kind::Data => {
                 if ahead != Some(half.slot.into()) {
-                    let read = self
-                        .backing
-                        .read_at(out, layout::slot_offset(number, half.slot))?;
-                    out.get_mut(read..).unwrap_or_default().fill(0);
+                    let offset = layout::slot_offset(number, half.slot);
+                    fetched = self.backing.fetched(offset, out.len());
+                    if fetched.is_none() {
+                        let read = self.backing.read_at(out, offset)?;
+                        out.get_mut(read..).unwrap_or_default().fill(0);
+                    }
                 }
             }
             Some(Version::Damaged) => return Err(damaged(first, "its record is damaged")),
@@ -119,13 +122,19 @@ impl GcmBody {
             Version::Sealed(half) => Some(half),
             Version::Zero | Version::Damaged => None,
         });
-        let contents = out.chunks_exact_mut(PAGE_LEN);
+        let contents = out.chunks_exact_mut(PAGE_LEN).enumerate();
         let failed = self.open_all(
             first,
-            sealed.zip(contents).map(|(half, page)| match half.kind {
-                Kind::Data => (half, page),
-                Kind::Hole => (half, &mut [][..]),
-            }),
+            sealed
+                .zip(contents)
+                .map(|(half, (index, page))| match half.kind {
+                    Kind::Data => (
+                        half,
+                        page,
+                        fetched.as_ref().and_then(|lent| lent.page(index)),
+                    ),
+                    Kind::Hole => (half, &mut [][..], None),
+                }),
         );
         for index in failed {
             let page = out.get_mut(index * PAGE_LEN..(index + 1) * PAGE_LEN);
@@ -184,12 +193,17 @@ impl GcmBody {
             }
             memory.table.drops()
         };
+        let offset = layout::tag_page_offset(number);
+        if let Some(lent) = self.backing.fetched(offset, PAGE_LEN)
+            && let Some(records) = lent.page(0)
+        {
+            self.take_in(number, records, drops)?;
+            return Ok(false);
+        }
         let mut records = [0; layout::BLOCKS as usize * RECORD_LEN];
         let mut pieces = [IoSliceMut::new(&mut records), IoSliceMut::new(out)];
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let read = self
-            .backing
-            .read_vectored_at(&mut pieces, layout::tag_page_offset(number))?;
+        let read = self.backing.read_vectored_at(&mut pieces, offset)?;
         self.take_in(number, &records, drops)?;
         Ok(read == len)
     }
