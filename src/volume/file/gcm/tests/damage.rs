@@ -1,6 +1,7 @@
 //! An enemy at the store: whatever changes, a read is an error or the bytes that were written, never others.
 
 use super::{Rng, bytes_of, gcm, holding, mount, open};
+use crate::format::layout;
 use crate::volume::error::{Error, Result};
 use crate::volume::fixture::Fixture;
 
@@ -146,4 +147,35 @@ fn finds_out_a_file_in_the_place_of_another() {
     open(&again, holding(&bytes_of(&*disk)))
         .load(&crate::volume::fixture::place("f"))
         .unwrap();
+}
+
+#[test]
+fn damage_in_a_file_that_is_fetched_ahead_is_found_where_it_is() {
+    const REQUEST: usize = 128 << 10;
+    let fixture = gcm();
+    let disk = holding(b"");
+    let mounted = mount(&fixture, 1, &[]);
+    let file = open(&mounted, disk.clone());
+    let mut rng = Rng(21);
+    let plain = rng.bytes(6 << 20);
+    file.write(0, &plain).unwrap();
+    mounted.settler.settle_all().unwrap();
+    let bytes = bytes_of(&*disk);
+    for block in [0, 31, 32, 95, 500, 1023] {
+        let mut bytes = bytes.clone();
+        let group = layout::group_of(block);
+        let slot = (block - layout::first_block(group)) as u8;
+        bytes[layout::slot_offset(group, slot) as usize + 4000] ^= 1;
+        let mounted = mount(&fixture, 9, &[]);
+        let file = open(&mounted, holding(&bytes));
+        file.read_ahead(0, plain.len() as u64);
+        for (number, wanted) in plain.chunks(REQUEST).enumerate() {
+            let mut out = vec![0; REQUEST];
+            let read = file.read((number * REQUEST) as u64, &mut out);
+            match number == block as usize * 4096 / REQUEST {
+                true => assert!(matches!(read, Err(Error::Damaged(_))), "block {block}"),
+                false => assert!(read.is_ok() && out == wanted, "request {number}"),
+            }
+        }
+    }
 }
