@@ -10,6 +10,7 @@ mod file;
 mod file_system;
 mod line;
 mod posted;
+mod quota;
 mod write_back;
 mod xattr;
 

@@ -15,7 +15,7 @@ use rustix::fs::{Advice, SeekFrom};
 
 use super::file_system::is_ext;
 use super::line::Line;
-use super::{file, locked, retry};
+use super::{file, locked, quota, retry};
 use crate::store::ALIGNED;
 
 /// What goes through the cache once the file was read while writes were under way, bytes: who reads and writes by turns would
@@ -34,6 +34,8 @@ pub(super) struct Posts {
 #[derive(Default)]
 pub(super) struct State {
     line: Option<Line>,
+    /// Only what has its place on the store already is posted.
+    placed_only: bool,
     /// Bytes that go through the cache before anything is posted again.
     held_back: u64,
     /// What a write that was done for its caller failed with later, until a sync has told it.
@@ -154,6 +156,7 @@ impl State {
     fn open(&mut self, file: &OwnedFd) -> bool {
         self.line = Line::open(file);
         if self.line.is_some() {
+            self.placed_only = lays_out_each(file) || quota::may_be_on(file);
             read_ahead(file, Advice::Random);
         }
         self.line.is_some()
@@ -182,7 +185,11 @@ impl State {
     fn post(&mut self, file: &OwnedFd, bytes: &[u8], offset: u64) -> io::Result<bool> {
         self.reap(file, false, None);
         let len = bytes.len() as u64;
-        let line = self.line.as_mut().filter(|_| may_post(file, offset, len));
+        let may_begin = match self.placed_only {
+            true => has_place(file, offset, len),
+            false => has_room(file),
+        };
+        let line = self.line.as_mut().filter(|_| may_begin);
         // Also none where the device is behind: the cache does not wait for it.
         let Some(number) = line.and_then(|line| line.give(bytes, offset)) else {
             return Ok(false);
@@ -218,16 +225,20 @@ impl State {
     }
 }
 
-/// Whether a write will not find the store full, and has its place already where that matters: ext4 puts blocks at the distance
-/// that they have in the file, XFS lays out in one piece what goes through its cache, and direct writes one by one.
-fn may_post(file: &OwnedFd, offset: u64, len: u64) -> bool {
-    let Ok(totals) = retry(|| rustix::fs::fstatfs(file)) else {
-        return false;
-    };
-    let free = totals.f_bavail.saturating_mul(totals.f_bsize as u64);
-    free >= FREE && (is_ext(&totals) || has_place(file, offset, len))
+/// Whether a file system lays out direct writes one by one, and in one piece what goes through its cache, as XFS does; ext4 puts
+/// blocks at the distance that they have in the file.
+fn lays_out_each(file: &OwnedFd) -> bool {
+    let totals = retry(|| rustix::fs::fstatfs(file));
+    !totals.is_ok_and(|totals| is_ext(&totals))
 }
 
+/// Whether a write will not find the store full.
+fn has_room(file: &OwnedFd) -> bool {
+    let totals = retry(|| rustix::fs::fstatfs(file));
+    totals.is_ok_and(|totals| totals.f_bavail.saturating_mul(totals.f_bsize as u64) >= FREE)
+}
+
+/// Whether a write needs no more of the store than this file has.
 fn has_place(file: &OwnedFd, offset: u64, len: u64) -> bool {
     let hole = rustix::fs::seek(file, SeekFrom::Hole(offset));
     hole.is_ok_and(|hole| hole >= offset.saturating_add(len))
@@ -242,6 +253,7 @@ fn read_ahead(file: &OwnedFd, advice: Advice) {
 mod tests {
     use std::fs::File;
     use std::io::{Read, Seek};
+    use std::os::unix::fs::FileExt;
 
     use super::super::line::tests::Later;
     use super::*;
@@ -380,6 +392,20 @@ mod tests {
             .unwrap();
         assert!(content.chunks(1 << 20).all(|chunk| chunk == piece));
         assert_eq!(content.len() as u64, whole);
+    }
+
+    #[test]
+    fn where_a_place_is_needed_only_what_has_one_is_posted() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[1; 8 * PAGE], 0).unwrap();
+        file.sync_all().unwrap();
+        file.set_len(64 << 20).unwrap();
+        let (device, posts) = posts(file.into());
+        posts.write().placed_only = true;
+        assert!(!posts.post(&[2; 2 * PAGE], page_of(8)).unwrap(), "a hole");
+        assert!(!posts.post(&[2; 2 * PAGE], page_of(7)).unwrap(), "in part");
+        assert!(posts.post(&[2; 2 * PAGE], page_of(6)).unwrap());
+        device.end(0, Ok(2 * PAGE));
     }
 
     const fn page_of(number: u64) -> u64 {

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::fetch::Fetch;
-use crate::store::{Allocate, File, Lent, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs};
+use crate::store::{ALIGNED, Allocate, File, Lent, SetTimes, Stat, Taken, Time, TimeSpec, Xattrs};
 
 /// A file of the store whose descriptor may become writable while in use.
 pub(crate) struct Backing {
@@ -22,8 +22,11 @@ pub(crate) struct Backing {
 
 /// Large writes that go through the file from front to back. They are written back while they go on, not all at the sync
 /// that ends them.
-#[derive(Default)]
 struct Stream {
+    /// The length that was set last.
+    len: u64,
+    /// That before it: what is written from here on makes the file grow.
+    grows_from: u64,
     /// Where the first of them was.
     first: u64,
     /// What was not asked to be written back begins here.
@@ -39,14 +42,34 @@ const LARGE: u64 = 64 << 10;
 /// What a stream may skip, bytes: the slots that a group has spare, and its records.
 const GAP: u64 = 16 << 12;
 
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            len: u64::MAX,
+            grows_from: u64::MAX,
+            first: 0,
+            start: 0,
+            end: 0,
+        }
+    }
+}
+
 impl Stream {
+    fn set_len(&mut self, len: u64) {
+        self.grows_from = self.len.min(len);
+        self.len = len;
+    }
+
     fn goes_on(&self, offset: u64) -> bool {
         offset >= self.end && offset - self.end <= GAP
     }
 
-    /// Whether a write belongs to so many that it need not be kept in the store's cache.
+    /// Whether a write belongs to so many that it need not be kept in the store's cache. Where the file grows to within a page,
+    /// that page is read again for the next write.
     fn streams(&self, offset: u64, len: u64) -> bool {
-        len >= LARGE && self.goes_on(offset) && self.end - self.first >= PORTION
+        let grows = offset.saturating_add(len) > self.grows_from;
+        let comes_back = grows && !self.len.is_multiple_of(ALIGNED as u64);
+        len >= LARGE && self.goes_on(offset) && self.end - self.first >= PORTION && !comes_back
     }
 
     /// Takes a write in; the range to be written back now, if there is one.
@@ -227,6 +250,7 @@ impl File for Backing {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         let _writing = self.fetch.writing();
+        self.lock_stream().set_len(len);
         self.file().set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
@@ -295,6 +319,34 @@ mod tests {
             assert_eq!(pair[0].end, pair[1].start);
             assert!(pair[1].end - pair[1].start >= PORTION);
         }
+    }
+
+    #[test]
+    fn only_a_stream_that_does_not_come_back_to_its_last_page_leaves_the_cache() {
+        const MIB: u64 = 1 << 20;
+        let streams = |call: u64, calls: u64| {
+            let mut stream = Stream::default();
+            let posted = (0..calls).map(|number| {
+                let (start, end) = (number * call, (number + 1) * call);
+                stream.set_len(end);
+                let (first, last) = (start / 4096 * 4096, end.next_multiple_of(4096));
+                let streams = stream.streams(first, last - first);
+                stream.wrote(start, call);
+                streams
+            });
+            posted.collect::<Vec<_>>()
+        };
+        let aligned = streams(MIB, 20);
+        assert!(aligned.iter().position(|streams| *streams) == Some(4));
+        assert!(aligned[4..].iter().all(|streams| *streams));
+        assert!(streams(MIB - 1, 20).iter().all(|streams| !streams));
+        // Within what is there already nothing comes back, however long the file is.
+        let mut stream = Stream::default();
+        stream.set_len(5000);
+        stream.set_len(20 * MIB + 1);
+        stream.set_len(20 * MIB + 1);
+        (0..5).for_each(|number| drop(stream.wrote(number * MIB, MIB)));
+        assert!(stream.streams(5 * MIB, MIB));
     }
 
     #[test]
