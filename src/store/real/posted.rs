@@ -7,7 +7,6 @@
 //! again through the cache; where that fails, too, the file's next sync does.
 
 use std::io;
-use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
@@ -48,7 +47,8 @@ static OPEN: Mutex<Vec<Weak<Posts>>> = Mutex::new(Vec::new());
 /// Waits for all writes of all files, before a sync of a whole store, and gives back what they were posted with. What failed
 /// stays with each file for its own next sync.
 pub(super) fn before_sync_of_all() {
-    let open = mem::take(&mut *locked(&OPEN));
+    // They stay in the list: another sync that begins meanwhile waits for the same writes.
+    let open = locked(&OPEN).clone();
     for posts in open.iter().filter_map(Weak::upgrade) {
         let mut state = posts.write();
         state.close(&posts.file);
@@ -139,9 +139,10 @@ impl Posts {
     }
 
     fn register(self: &Arc<Self>) {
+        let this = Arc::downgrade(self);
         let mut open = locked(&OPEN);
-        open.retain(|posts| posts.strong_count() > 0);
-        open.push(Arc::downgrade(self));
+        open.retain(|posts| posts.strong_count() > 0 && !posts.ptr_eq(&this));
+        open.push(this);
     }
 }
 
@@ -149,6 +150,9 @@ impl Drop for Posts {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.close(&self.file);
+        if let Some(error) = &state.failed {
+            tracing::error!("a write past the cache failed and no sync came to tell it: {error}");
+        }
     }
 }
 
@@ -185,10 +189,7 @@ impl State {
     fn post(&mut self, file: &OwnedFd, bytes: &[u8], offset: u64) -> io::Result<bool> {
         self.reap(file, false, None);
         let len = bytes.len() as u64;
-        let may_begin = match self.placed_only {
-            true => has_place(file, offset, len),
-            false => has_room(file),
-        };
+        let may_begin = has_room(file) && (!self.placed_only || has_place(file, offset, len));
         let line = self.line.as_mut().filter(|_| may_begin);
         // Also none where the device is behind: the cache does not wait for it.
         let Some(number) = line.and_then(|line| line.give(bytes, offset)) else {
@@ -238,7 +239,7 @@ fn has_room(file: &OwnedFd) -> bool {
     totals.is_ok_and(|totals| totals.f_bavail.saturating_mul(totals.f_bsize as u64) >= FREE)
 }
 
-/// Whether a write needs no more of the store than this file has.
+/// Whether a write goes to what the file has of the store already.
 fn has_place(file: &OwnedFd, offset: u64, len: u64) -> bool {
     let hole = rustix::fs::seek(file, SeekFrom::Hole(offset));
     hole.is_ok_and(|hole| hole >= offset.saturating_add(len))
@@ -254,6 +255,9 @@ mod tests {
     use std::fs::File;
     use std::io::{Read, Seek};
     use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
 
     use super::super::line::tests::Later;
     use super::*;
@@ -392,6 +396,27 @@ mod tests {
             .unwrap();
         assert!(content.chunks(1 << 20).all(|chunk| chunk == piece));
         assert_eq!(content.len() as u64, whole);
+    }
+
+    #[test]
+    fn two_syncs_of_a_store_at_once_wait_for_the_same_writes() {
+        let file = tempfile::tempfile().unwrap();
+        let (device, posts) = posts(file.into());
+        posts.register();
+        assert!(posts.post(&[7; PAGE], 0).unwrap());
+        let done = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    before_sync_of_all();
+                    done.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            thread::sleep(Duration::from_millis(100));
+            assert_eq!(done.load(Ordering::SeqCst), 0, "a write is under way");
+            device.end(0, Ok(PAGE));
+        });
+        assert_eq!(done.load(Ordering::SeqCst), 2);
     }
 
     #[test]
