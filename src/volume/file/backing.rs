@@ -116,7 +116,7 @@ impl Backing {
     pub(super) fn read_ahead(&self, offset: u64, len: u64) {
         let file = self.file();
         let range = offset..offset.saturating_add(len);
-        if file.cached(offset, len) > len / 2 || !self.fetch.ask(file, range) {
+        if file.cached(offset, len) > len / 2 || !self.fetch.ask(|| self.file(), range) {
             file.will_need(offset, len);
         }
     }
@@ -124,11 +124,16 @@ impl Backing {
     fn write(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let _writing = self.fetch.writing();
         let len = bufs.iter().map(|buf| buf.len() as u64).sum();
-        let streams = self.lock_stream().streams(offset, len);
+        let large = len >= LARGE;
+        // What is fetched may come through a descriptor that knows nothing of what is posted through this one.
+        let streams = large && self.lock_stream().streams(offset, len) && !self.fetch.is_active();
         match (streams, bufs) {
             (true, _) => self.file().write_streamed_at(bufs, offset)?,
             (false, [one]) => self.file().write_at(one, offset)?,
             (false, _) => self.file().write_vectored_at(bufs, offset)?,
+        }
+        if !large {
+            return Ok(());
         }
         let portion = self.lock_stream().wrote(offset, len);
         if let Some(portion) = portion {
@@ -303,6 +308,7 @@ impl File for Backing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{RealStore, Store};
 
     #[test]
     fn a_stream_is_written_back_in_portions_without_gaps() {
@@ -349,6 +355,32 @@ mod tests {
             stream.wrote(number * MIB, MIB);
         }
         assert!(stream.streams(5 * MIB, MIB));
+    }
+
+    #[test]
+    fn nothing_is_posted_while_the_file_is_fetched_through_whatever_descriptor() {
+        const MIB: usize = 1 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let store = RealStore::open(folder.path()).unwrap();
+        for (fetched, name) in [(true, b"a"), (false, b"b")] {
+            let file = store.root().create(name, 0o600).unwrap();
+            let backing = Backing::new(file, true);
+            backing.set_len(16 << 20).unwrap();
+            backing.fetch.pretend(fetched);
+            for at in 0..16 {
+                backing.write_at(&[at; MIB], u64::from(at) << 20).unwrap();
+            }
+            backing.fetch.pretend(false);
+            backing.sync_all().unwrap();
+            let cached = backing.file().cached(0, 16 << 20);
+            match fetched {
+                true => assert_eq!(cached, 16 << 20, "all through the cache"),
+                false => assert!(
+                    cached < 16 << 20,
+                    "TMPDIR is not on a file system with O_DIRECT"
+                ),
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -127,7 +127,10 @@ impl Fetch {
     /// Has this range fetched. False: it is left to the store's own reading ahead, for a file that is written meanwhile, for
     /// another reader than the one that is fetched for, where so little is to come that a thread for it costs more, or where
     /// there is no way past the cache, no memory, or no room for another file.
-    pub(super) fn ask(&self, file: &dyn File, range: Range<u64>) -> bool {
+    ///
+    /// `file` is looked at only once `is_active` says true, so that a file through which something may be posted is the one
+    /// that is fetched through: only that waits for what is posted.
+    pub(super) fn ask<'a>(&self, file: impl FnOnce() -> &'a dyn File, range: Range<u64>) -> bool {
         let mut state = locked(&self.shared.state);
         let begun = self.shared.begun.load(Ordering::SeqCst);
         let goes_on = state.begun == begun && range.start.abs_diff(state.end) <= GAP;
@@ -136,18 +139,33 @@ impl Fetch {
             return false;
         }
         if !state.running {
-            let little = range.end - range.start < PIECE;
-            if little || self.shared.start(file, self.permits).is_none() {
+            if range.end - range.start < PIECE {
+                return false;
+            }
+            self.shared.active.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst); // as in `is_active`: one of the two sides sees the other
+            if self.shared.start(file(), self.permits).is_none() {
+                self.shared.active.store(false, Ordering::SeqCst);
                 return false;
             }
             state.running = true;
-            self.shared.active.store(true, Ordering::Release);
         }
         state.end = range.end;
         state.wanted.extend(pieces(range));
         drop(state);
         self.shared.changed.notify_all();
         true
+    }
+
+    /// Whether anything may be fetched now, through whichever descriptor the file had when that began.
+    pub(super) fn is_active(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.shared.active.load(Ordering::SeqCst)
+    }
+
+    #[cfg(test)]
+    pub(super) fn pretend(&self, active: bool) {
+        self.shared.active.store(active, Ordering::SeqCst);
     }
 
     /// Copies what was fetched from `offset` on, and waits for what is on its way; the bytes copied, fewer than asked for

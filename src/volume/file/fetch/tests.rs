@@ -46,7 +46,7 @@ fn what_was_asked_for_is_copied_across_pieces_up_to_the_end_of_the_file() {
     let (_store, file) = file(&bytes);
     let fetch = Fetch::default();
     assert!(copied(&fetch, 0, 4096).is_empty(), "nothing was asked for");
-    assert!(fetch.ask(file.as_ref(), 4096..LEN as u64));
+    assert!(fetch.ask(|| file.as_ref(), 4096..LEN as u64));
     for (offset, len) in [
         (4096, 1),
         (5000, 300_000),
@@ -80,7 +80,7 @@ fn pages_are_lent_across_two_pieces_and_only_all_of_them() {
     let (_store, file) = file(&bytes);
     let fetch = Fetch::default();
     assert!(lent(&fetch, 0, 1).is_none(), "nothing was asked for");
-    assert!(fetch.ask(file.as_ref(), 8192..LEN as u64));
+    assert!(fetch.ask(|| file.as_ref(), 8192..LEN as u64));
     for (offset, pages) in [
         (8192, 1),
         (12288, 64),
@@ -107,9 +107,9 @@ fn no_more_pieces_are_kept_than_it_says() {
     let bytes = Rng(2).bytes(LEN);
     let (_store, file) = file(&bytes);
     let fetch = Fetch::default();
-    assert!(fetch.ask(file.as_ref(), 0..PIECE));
+    assert!(fetch.ask(|| file.as_ref(), 0..PIECE));
     for at in (0..LEN as u64).step_by(1 << 20) {
-        assert!(at < PIECE || fetch.ask(file.as_ref(), at..at + (1 << 20)));
+        assert!(at < PIECE || fetch.ask(|| file.as_ref(), at..at + (1 << 20)));
         assert!(copied(&fetch, at, 1 << 20) == bytes[at as usize..at as usize + (1 << 20)]);
         assert!(locked(&fetch.shared.state).pieces.len() <= KEPT);
     }
@@ -137,7 +137,7 @@ fn a_write_makes_what_was_fetched_before_it_worthless_from_its_beginning() {
     backing.read_at(&mut byte, 1 << 20).unwrap();
     assert_eq!(byte, [2]);
     assert!(
-        !backing.fetch.ask(backing.file(), 0..PIECE),
+        !backing.fetch.ask(|| backing.file(), 0..PIECE),
         "written meanwhile"
     );
     for change in [
@@ -162,14 +162,17 @@ fn a_write_makes_what_was_fetched_before_it_worthless_from_its_beginning() {
 fn one_reader_of_a_file_is_fetched_for_at_a_time() {
     let (_store, file) = file(&[1; LEN]);
     let fetch = Fetch::default();
-    assert!(fetch.ask(file.as_ref(), 0..PIECE));
-    assert!(!fetch.ask(file.as_ref(), 7 * PIECE..8 * PIECE), "another");
+    assert!(fetch.ask(|| file.as_ref(), 0..PIECE));
     assert!(
-        fetch.ask(file.as_ref(), PIECE + 4096..2 * PIECE),
+        !fetch.ask(|| file.as_ref(), 7 * PIECE..8 * PIECE),
+        "another"
+    );
+    assert!(
+        fetch.ask(|| file.as_ref(), PIECE + 4096..2 * PIECE),
         "the same"
     );
     wait_for_end(&fetch.shared);
-    assert!(fetch.ask(file.as_ref(), 3 * PIECE..4 * PIECE));
+    assert!(fetch.ask(|| file.as_ref(), 3 * PIECE..4 * PIECE));
     assert_eq!(copied(&fetch, 3 * PIECE, 1), [1]);
 }
 
@@ -177,9 +180,9 @@ fn one_reader_of_a_file_is_fetched_for_at_a_time() {
 fn no_thread_is_started_for_little() {
     let (_store, file) = file(&[1; LEN]);
     let fetch = Fetch::default();
-    assert!(!fetch.ask(file.as_ref(), 4096..PIECE));
+    assert!(!fetch.ask(|| file.as_ref(), 4096..PIECE));
     assert!(!locked(&fetch.shared.state).running);
-    assert!(fetch.ask(file.as_ref(), 0..PIECE));
+    assert!(fetch.ask(|| file.as_ref(), 0..PIECE));
     wait_for_end(&fetch.shared);
     assert!(
         !fetch.shared.active.load(Ordering::Acquire),
@@ -192,7 +195,7 @@ fn what_is_fetched_while_a_write_goes_on_is_thrown_away() {
     let (_store, file) = file(&[1; LEN]);
     let fetch = Fetch::default();
     let writing = fetch.writing();
-    assert!(fetch.ask(file.as_ref(), 0..PIECE));
+    assert!(fetch.ask(|| file.as_ref(), 0..PIECE));
     settle(&fetch);
     drop(writing);
     assert!(copied(&fetch, 0, 4096).is_empty());
@@ -240,15 +243,15 @@ fn only_so_many_files_at_a_time_and_one_that_is_closed_makes_room() {
     static FEW: Permits = Permits(AtomicUsize::new(FILES));
     let mut fetches: Vec<_> = (0..FILES).map(|_| Fetch::with(&FEW)).collect();
     for fetch in &fetches {
-        assert!(fetch.ask(file.as_ref(), 0..PIECE));
+        assert!(fetch.ask(|| file.as_ref(), 0..PIECE));
     }
     let one_more = Fetch::with(&FEW);
-    assert!(!one_more.ask(file.as_ref(), 0..PIECE));
+    assert!(!one_more.ask(|| file.as_ref(), 0..PIECE));
     assert!(copied(&one_more, 0, 1).is_empty());
     let shared = Arc::clone(&fetches.pop().unwrap().shared);
     wait_for_end(&shared);
     let begun = Instant::now();
-    while !one_more.ask(file.as_ref(), 0..PIECE) {
+    while !one_more.ask(|| file.as_ref(), 0..PIECE) {
         assert!(begun.elapsed() < Duration::from_secs(60), "no room");
         thread::sleep(Duration::from_millis(5));
     }
