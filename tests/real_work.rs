@@ -11,7 +11,7 @@ use std::process::Command;
 
 use support::image::Loop;
 use support::random::pattern;
-use support::{SUITES, Sandbox, tool};
+use support::{SUITES, Sandbox, backing_of, cached, tool};
 
 /// What is compared of every file of a tree: kind and permission bits, and contents or target.
 type Tree = BTreeMap<PathBuf, (u32, Vec<u8>)>;
@@ -282,12 +282,11 @@ fn a_stream_lies_in_few_pieces_on_xfs_and_is_overwritten_past_its_cache() {
                 let stored = File::open(&backing).unwrap();
                 rustix::fs::fadvise(&stored, 0, None, rustix::fs::Advice::DontNeed).unwrap();
             } else {
-                let pages = number(
-                    Command::new("fincore")
-                        .args(["-n", "-o", "PAGES"])
-                        .arg(&backing),
+                let pages = cached(&backing);
+                assert!(
+                    pages < SIZE as u64 / 4096 / 2,
+                    "{suite}: {pages} pages are cached"
                 );
-                assert!(pages < SIZE / 4096 / 2, "{suite}: {pages} pages are cached");
             }
         }
         sandbox.umount();
@@ -298,31 +297,13 @@ fn a_stream_lies_in_few_pieces_on_xfs_and_is_overwritten_past_its_cache() {
     }
 }
 
-fn backing_of(vault: &Path, size: usize) -> PathBuf {
-    let files = std::fs::read_dir(vault).unwrap().flatten();
-    let mut large = files.filter(|file| file.metadata().unwrap().len() >= size as u64);
-    large.next().unwrap().path()
-}
-
 /// Pieces that a file is laid out in.
-fn extents(path: &Path) -> usize {
-    number(
-        Command::new("sh")
-            .args([
-                "-c",
-                "filefrag \"$0\" | sed 's/.*: \\([0-9]*\\) extent.*/\\1/'",
-            ])
-            .arg(path),
-    )
-}
-
-/// The number that a program says.
-fn number(command: &mut Command) -> usize {
-    let said = command
-        .output()
-        .expect("a program of util-linux or e2fsprogs");
-    let said = String::from_utf8_lossy(&said.stdout);
-    said.trim()
-        .parse()
-        .unwrap_or_else(|_| panic!("no number: {said}"))
+fn extents(path: &Path) -> u64 {
+    let said = Command::new("filefrag").arg(path).output();
+    let said = said.expect("filefrag, of e2fsprogs").stdout;
+    let said = String::from_utf8_lossy(&said);
+    let number = said.split_whitespace().rev().nth(2);
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("filefrag said {said:?}"))
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
-use crate::Sandbox;
+use crate::support::{backing_of, cached};
 use crate::{errno, in_both, pattern};
 
 fn read_write(path: &std::path::Path) -> File {
@@ -242,24 +242,6 @@ fn a_handle_does_only_what_it_was_opened_for() {
     });
 }
 
-/// Pages of a file of the backing directory that the kernel has cached.
-fn cached(path: &std::path::Path) -> u64 {
-    let mut fincore = std::process::Command::new("fincore");
-    let said = fincore.args(["-n", "-o", "PAGES"]).arg(path).output();
-    let said = said.expect("fincore, of util-linux");
-    String::from_utf8_lossy(&said.stdout)
-        .trim()
-        .parse()
-        .unwrap()
-}
-
-/// The one file of the backing directory that is this large.
-fn backing_of(sandbox: &Sandbox, size: usize) -> std::path::PathBuf {
-    let files = fs::read_dir(sandbox.vault()).unwrap().flatten();
-    let mut large = files.filter(|file| file.metadata().unwrap().len() >= size as u64);
-    large.next().unwrap().path()
-}
-
 /// That less than half of a file is cached.
 fn is_not_cached(path: &std::path::Path, size: usize) {
     let (cached, all) = (cached(path), size as u64 / 4096);
@@ -276,7 +258,7 @@ fn a_file_read_from_one_end_to_the_other_is_cached_once() {
         let path = mnt.join("stream");
         fs::write(&path, pattern(SIZE, 5)).unwrap();
         sandbox.umount();
-        let backing = backing_of(sandbox, SIZE);
+        let backing = backing_of(&sandbox.vault(), SIZE);
         let file = File::open(&backing).unwrap();
         file.sync_all().unwrap();
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
@@ -303,7 +285,7 @@ fn a_file_written_from_one_end_to_the_other_is_cached_once_and_reads_back() {
             }
             file.sync_all().unwrap();
             drop(file);
-            let backing = backing_of(sandbox, SIZE);
+            let backing = backing_of(&sandbox.vault(), SIZE);
             if seed == 5 {
                 is_not_cached(&backing, SIZE);
             }

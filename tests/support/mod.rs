@@ -212,3 +212,22 @@ pub fn tool(command: &mut Command, package: &str) -> String {
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// The one file of a backing directory that is this large.
+pub fn backing_of(vault: &Path, size: usize) -> PathBuf {
+    let files = std::fs::read_dir(vault).expect("a vault").flatten();
+    let mut large =
+        files.filter(|file| file.metadata().is_ok_and(|meta| meta.len() >= size as u64));
+    large.next().expect("a file so large").path()
+}
+
+/// Pages of a file that the kernel has cached.
+pub fn cached(path: &Path) -> u64 {
+    let mut fincore = Command::new("fincore");
+    let said = fincore.args(["-n", "-o", "PAGES"]).arg(path).output();
+    let said = said.expect("fincore, of util-linux").stdout;
+    let said = String::from_utf8_lossy(&said);
+    said.trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("fincore said {said:?}"))
+}

@@ -1,9 +1,10 @@
 //! Open files: bytes, holes, locks, attributes, xattrs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{IoSlice, IoSliceMut};
 
 use super::{code, content, over_all_stores, put};
+use crate::repeated::Rng;
 use crate::store::{
     Access, Allocate, Kind, MemoryStore, Pages, SetTimes, Store, Taken, Time, TimeSpec, Xattrs,
 };
@@ -358,15 +359,8 @@ fn a_read_past_the_cache_sees_what_was_written_through_it() {
 #[test]
 fn a_streamed_write_is_seen_by_whatever_is_done_with_the_file() {
     const MIB: u64 = 1 << 20;
-    let random = Cell::new(0x9E37_79B9_7F4A_7C15_u64);
-    let next = |below: u64| {
-        let mut x = random.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        random.set(x);
-        x % below
-    };
+    let random = RefCell::new(Rng(31));
+    let next = |below: u64| random.borrow_mut().below(below);
     over_all_stores(|root, store| {
         let file = root.create(b"f", 0o600).unwrap();
         file.set_len(64 * MIB).unwrap();

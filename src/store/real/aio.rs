@@ -5,7 +5,6 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem::zeroed;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::null_mut;
 
@@ -32,7 +31,7 @@ struct Block {
 
 /// `struct io_event`.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Event {
     data: u64,
     obj: u64,
@@ -94,8 +93,7 @@ impl Queue {
 
     /// Writes that are done, each told once; waits for one if it is to.
     pub(super) fn completed(&self, wait: bool) -> io::Result<Vec<Done>> {
-        // SAFETY: zeros are valid numbers.
-        let mut events: [Event; 32] = unsafe { zeroed() };
+        let mut events = [Event::default(); 32];
         let least = libc::c_long::from(wait);
         let room = events.len() as libc::c_long;
         let no_limit = null_mut::<libc::timespec>();

@@ -273,6 +273,7 @@ pub(super) mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::repeated::Rng;
 
     /// A device that does as it is told, later.
     #[derive(Clone, Default)]
@@ -422,13 +423,8 @@ pub(super) mod tests {
         for seed in 0..200_u64 {
             let (device, mut line) = line(32);
             let mut under_way = Vec::new();
-            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-            let mut next = |below: usize| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                random as usize % below
-            };
+            let mut rng = Rng(seed);
+            let mut next = |below: usize| rng.below(below as u64) as usize;
             for step in 0..200 {
                 let pages = 1 + next(12);
                 if let Some(number) = line.give(&page(step as u8, pages), step << 20) {
