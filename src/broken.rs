@@ -10,6 +10,8 @@ pub(crate) enum Rule {
     SlotReused,
     /// 3: no sync between records and data of a write in place.
     InPlaceUnsynced,
+    /// 4: what was written while a sync ran beside counts as covered.
+    BesideAll,
     /// 3: written in place again before the next sync.
     InPlaceTwice,
     /// 3: a block in a slot that the file is about to lose is written there again.

@@ -76,7 +76,7 @@ impl Writer {
         file.sync_all().unwrap();
     }
 
-    /// Makes files in new directories, syncs each, and overwrites pages, until told.
+    /// Makes files in new directories, syncs each, and overwrites pages one by one, until told.
     fn work(&self, mnt: &Path, stop: &AtomicBool) {
         let in_place = File::options()
             .write(true)
@@ -97,13 +97,24 @@ impl Writer {
                 .for_each(|number| file.write_all(&page(self.number, number, round)).unwrap());
             file.sync_all().unwrap();
             self.files.lock().unwrap().push((path, length));
-            let number = round * 13 % PAGES;
-            let times = self.begun[number as usize].fetch_add(1, Ordering::SeqCst) + 1;
-            let text = page(self.number, number, times);
-            in_place.write_all_at(&text, number * PAGE as u64).unwrap();
+            // One, or more than there are spare slots for.
+            let some = (0..1 + round % 3 * 20).map(|nth| (round * 13 + nth * 7) % PAGES);
+            let some: Vec<(u64, u64)> = some
+                .map(|number| (number, self.begin_page(number)))
+                .collect();
+            for (number, times) in &some {
+                let text = page(self.number, *number, *times);
+                in_place.write_all_at(&text, number * PAGE as u64).unwrap();
+            }
             in_place.sync_data().unwrap();
-            self.sure[number as usize].store(times, Ordering::SeqCst);
+            for (number, times) in some {
+                self.sure[number as usize].store(times, Ordering::SeqCst);
+            }
         }
+    }
+
+    fn begin_page(&self, number: u64) -> u64 {
+        self.begun[number as usize].fetch_add(1, Ordering::SeqCst) + 1
     }
 
     fn acknowledged(&self) -> Acknowledged {

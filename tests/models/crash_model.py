@@ -26,6 +26,9 @@ RULES = {
     "inplace-undurable": "3: in place: only over blocks whose entry is durable",
     "inplace-twice": "3: such a block is not written again before the next sync",
     "reader-in-place": "3: readers wait for the data",
+    "beside-early": "4: a sync beside counts once it has ended",
+    "beside-all": "4: and for what was not changed since it began",
+    "beside-unusual": "4: and where nothing but free slots was written since",
     "no-mark": "4: a background sync that saw writes counts for nothing",
     "state-first": "5: growth: the state half last",
     "state-last": "6: shrinking: the state half first",
@@ -94,7 +97,7 @@ class Run:
         TEXT.clear(); TEXT[HOLE] = EMPTY; ATOMIC[0] = not torn
         self.d, self.v = Disk(rnd), Volume()
         self.r = Beside(self.d)                            # the redo file
-        self.counts = dict.fromkeys(("operations", "kills", "cuts", "failed syncs", "older entries", "redone", "no room", "damages"), 0)
+        self.counts = dict.fromkeys(("operations", "kills", "cuts", "failed syncs", "older entries", "redone", "freed beside", "no room", "damages"), 0)
         self.val, self.size, self.worlds, self.log = {}, 0, [World(0, {})], []
         self.inner = None                                  # the write that runs while a pass syncs
         self.lossy = self.shaky = False      # lossy: a sync failed and none ended well since
@@ -115,6 +118,7 @@ class Run:
         rnd, f, size = self.rnd, self.f, self.size
         op = rnd.choice(["write"] * 7 + ["big"] * 2 + ["trunc", "trunc", "fsync", "fsync", "settle", "settle", "empty", "rewrap", "clean"])
         crash = rnd.random() < 0.25
+        self.beside()
         self.d.fuse = rnd.randint(0, 16) if crash and rnd.random() < 0.6 else None
         self.d.fail = rnd.randint(0, 2) if rnd.random() < 0.08 else None
         lo = hi = 0
@@ -128,7 +132,7 @@ class Run:
         gen = {"write": lambda: f.write(lo, hi), "big": lambda: f.write(lo, hi), "trunc": lambda: f.truncate(to), "empty": lambda: f.truncate(0),
                "fsync": f.fsync, "settle": self.settle, "clean": self.settle, "rewrap": f.rewrap}[op]()
         done = killed = False
-        fresh, failures = next(gen), self.d.failures
+        fresh, failures = next(gen), self.d.failures; self.seen = failures
         allowed = self.foresee(op, fresh, to)
         try: next(gen, None); done = True
         except Killed: killed = True; self.counts["kills"] += 1
@@ -144,6 +148,15 @@ class Run:
         if op == "clean" and done and self.f_settled: self.clean()
         elif self.lossy and not killed and rnd.random() < 0.4: self.crash(True, before, before_size, allowed)
         elif killed or crash: self.crash(killed and rnd.random() < 0.5, before, before_size, allowed)
+
+    def beside(self):
+        """A sync beside the writer begins, or ends, between two operations; within them, whoever syncs waits for it."""
+        if self.rnd.random() < 0.5: return
+        if not self.f.beside: return self.f.begin_beside()
+        if self.rnd.random() < 0.1: self.d.fail = 0
+        failures = self.d.failures
+        self.f.wait_beside(); self.d.fail = None
+        if self.d.failures > failures: self.lossy = True; self.counts["failed syncs"] += 1; self.look_again()
 
     def foresee(self, op, fresh, to):
         """The reference after the operation; the worlds that a power cut may show from now on."""
@@ -206,6 +219,7 @@ class Run:
 
     def meanwhile(self):
         if not self.f.core or self.rnd.random() < 0.5: return
+        if self.d.failures > self.seen: self.lossy = True; self.look_again()           # a sync beside, before the pass
         lo = self.rnd.randrange(self.size) if self.size else 0
         hi = min(lo + self.rnd.randint(1, 2 * U), self.size if self.rnd.random() < 0.6 else MAX)
         gen = self.f.write(lo, max(hi, lo + 1)); fresh = next(gen); to = max(self.size, hi, lo + 1)
@@ -230,7 +244,7 @@ class Run:
         """keep_cache: the daemon was killed, the host lives on."""
         self.d.hook = None
         if not keep_cache: self.d.power_cut(self.torn); self.r.power_cut(True); self.counts["cuts"] += 1
-        self.counts["redone"] += self.f.redone
+        self.counts["redone"] += self.f.redone; self.counts["freed beside"] += self.f.freed
         old, self.f = self.f, None
         lossy = self.lossy or old.failed
         self.mount()

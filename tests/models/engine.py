@@ -10,7 +10,7 @@ ATOMIC = [True]                                            # whether the store w
 
 
 class Engine(File):
-    reading, redone = None, 0
+    reading, redone, beside, ordinary, freed = None, 0, None, 0, 0
 
     # ---- readers: between any two steps of a writer
     def reader(self):
@@ -113,9 +113,11 @@ class Engine(File):
         new = {i: Entry(self.version(texts[i]), s, self.core) for i, s in now}
         if "record-first" in BREAK:
             for i, e in new.items(): self.point(i, e)
+        before = self.d.serial
         for i, e in new.items(): self.d.page(g, e.slot, e.version)
         if "record-first" not in BREAK:
             for i, e in new.items(): self.point(i, e)
+        self.ordinary += self.d.serial - before
         return part[len(now):]
 
     def over_at_once(self, g, part, free, n):
@@ -162,10 +164,13 @@ class Engine(File):
         try:
             for i in part:
                 had = self.cur.get(i)
-                if had is None or had.slot is None or i in self.lost: s = free.pop(0)
+                if had is None or had.slot is None or i in self.lost:
+                    assert free, "the slots are not what they were when this began"
+                    s = free.pop(0)
                 else: s = had.slot; over.append(i)
                 self.point(i, Entry(new[i], s, self.core))
             if nosync not in BREAK:
+                self.wait_beside()
                 try: self.d.sync()                         # if it fails, the next sync falls back on the durable entries
                 except SyncFailed: self.failed = True; raise
             self.inplace.update(over)
@@ -218,6 +223,28 @@ class Engine(File):
         if self.d.now["P"] > size:
             self.stale = True; self.d.cut(size, lambda k: k != "P" and k not in HEADER and beyond(k, size))
 
+    # ---- a sync beside the writer (rule 4)
+    def unusual(self): return self.d.serial - self.ordinary
+
+    def begin_beside(self):
+        if not self.core or self.failed or self.ragged or self.beside: return
+        self.beside = self.d.begin(), self.d.failures, self.unusual(), dict(self.cur), dict(self.old)
+        if "beside-early" in BREAK: self.take_in(self.cur, self.old)
+
+    def wait_beside(self):
+        """Before any other sync of this file, so that a failure that one of them is told reaches both."""
+        if not self.beside: return
+        (token, failures, unusual, cur, old), self.beside = self.beside, None
+        try: self.d.end(token)
+        except SyncFailed: self.failed = True
+        if self.d.failures != failures: self.failed = True
+        if not self.failed and (self.unusual() == unusual or "beside-unusual" in BREAK): self.take_in(cur, old)
+
+    def take_in(self, cur, old):
+        """Blocks that are as they were when it began are durable."""
+        for i in [i for i, e in self.old.items() if "beside-all" in BREAK or i in cur and cur[i] == self.cur[i] and old.get(i) == e]:
+            del self.old[i]; self.inplace.discard(i); self.freed += 1
+
     # ---- making durable
     def fsync(self): yield {}; self.start(); self.sync_all()
 
@@ -241,7 +268,7 @@ class Engine(File):
         return self.passed(meanwhile, "settle-nosync5")
 
     def passed(self, meanwhile, switch):
-        mark = self.mark
+        self.wait_beside(); mark = self.mark
         if switch in BREAK: meanwhile(); return True
         token = self.d.begin(); meanwhile()
         try: self.d.end(token)

@@ -245,6 +245,7 @@ class File:
     # ---- syncs
     def sync_all(self):
         """A sync that somebody is promised: under the writer lock."""
+        self.wait_beside()
         if self.failed and "no-rewrite" not in BREAK: self.rewrite()
         try: self.d.sync()
         except SyncFailed: self.failed = True; raise

@@ -19,7 +19,7 @@ pub(super) enum Current {
 }
 
 /// A block of a group.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Block {
     halves: [Option<Half>; 2],
     current: Current,
@@ -237,6 +237,15 @@ impl Group {
     /// Everything written is durable.
     pub(super) fn synced(&mut self) {
         self.blocks.iter_mut().for_each(Block::synced);
+    }
+
+    /// Blocks that are as they were `then` are durable.
+    pub(super) fn synced_as(&mut self, then: &Self) {
+        for (block, then) in self.blocks.iter_mut().zip(&then.blocks) {
+            if block == then || broken(Rule::BesideAll) {
+                block.synced();
+            }
+        }
     }
 
     pub(super) fn blocks_mut(&mut self) -> &mut [Block] {

@@ -77,6 +77,13 @@ impl Job {
             })
     }
 
+    /// Whether less than a quarter of the spare slots is free.
+    pub(super) fn is_scarce(&self) -> bool {
+        let slots = u32::from(self.old_slots);
+        let (blocks, used) = (self.group.len() as u32, self.group.used().count_ones());
+        4 * slots.saturating_sub(used) < slots.saturating_sub(blocks)
+    }
+
     /// How many of the first pieces free slots suffice for.
     pub(super) fn fitting(&self, pieces: &[Piece]) -> usize {
         self.fitting_beside(self.group.used(), pieces)

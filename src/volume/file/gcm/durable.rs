@@ -17,6 +17,7 @@ use super::{GcmBody, Turn};
 impl GcmBody {
     /// Makes everything written so far durable.
     pub(super) fn promised_sync(&self, turn: &Turn<'_>, metadata: bool) -> Result<()> {
+        self.wait_beside(turn);
         let clean = {
             let ledger = &self.memory().ledger;
             ledger.changes == ledger.synced && !ledger.failed && !ledger.loaded_unsynced

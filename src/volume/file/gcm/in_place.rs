@@ -80,6 +80,10 @@ impl GcmBody {
         if groups.is_empty() {
             return Ok(());
         }
+        self.wait_beside(turn);
+        if self.memory().ledger.failed {
+            self.barrier(turn)?; // repairs, which must not fall between records and data
+        }
         for group in groups {
             self.write_runs(group.job.number, &group.fresh, group.sealed)?;
         }

@@ -5,10 +5,11 @@
 //! Invariant: at any instant the store holds, for every block and for the state, the version that the last good sync made
 //! durable, in bytes that nothing rewrites; and memory counts nothing as durable that such a sync did not cover.
 //!
-//! Lock order: `writer` < `io` < `memory`. `writer` is held by every change and by every sync that a caller is promised
+//! Lock order: `writer` < `beside` < `io` < `memory`. `writer` is held by every change and by every sync that a caller is promised
 //! (rule 4). `memory` is never held over I/O. Readers take `io` shared and no `writer`: they take entries from `memory`,
 //! read, and read again where a block does not open and its entry changed meanwhile.
 
+mod beside;
 mod block;
 mod choose;
 mod copies;
@@ -44,6 +45,7 @@ use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::body::{Body, Mark, Names, Place};
 use crate::volume::file::quietly;
+use beside::Beside;
 pub(in crate::volume::file) use space::room;
 use state::Head;
 use table::Table;
@@ -62,6 +64,8 @@ pub(crate) struct GcmBody {
     /// Where the last overwrite ended.
     overwritten: AtomicU64,
     writer: Mutex<()>,
+    /// A sync that runs while the writer goes on.
+    beside: Mutex<Option<Beside>>,
     io: RwLock<()>,
     memory: Mutex<Memory>,
 }
@@ -82,6 +86,8 @@ struct Memory {
 struct Ledger {
     /// Calls that changed the store.
     changes: u64,
+    /// Those of them that wrote versions into free slots, or their records.
+    ordinary: u64,
     /// `changes` as of the last sync that ended well.
     synced: u64,
     /// The stamp of the newest copies that this mount made and that the file needs until a sync; 0: none.
@@ -96,6 +102,13 @@ struct Ledger {
     to_mend: bool,
     /// It was loaded with what may not be durable, and not synced since.
     loaded_unsynced: bool,
+}
+
+impl Ledger {
+    /// Changes other than ordinary ones.
+    fn unusual(&self) -> u64 {
+        self.changes - self.ordinary
+    }
 }
 
 /// How much of a crash's traces is tolerated (FORMAT.md section 4, *Unclean ends*).
@@ -136,6 +149,7 @@ impl GcmBody {
             size: AtomicU64::new(memory.head.state().size),
             overwritten: AtomicU64::new(0),
             writer: Mutex::new(()),
+            beside: Mutex::default(),
             io: RwLock::new(()),
             memory: Mutex::new(memory),
         })
@@ -147,6 +161,7 @@ impl GcmBody {
             return Err(Error::errno(libc::EROFS));
         }
         let turn = self.wait_turn();
+        self.look_beside(&turn);
         if self.memory().ledger.to_mend && !broken(Rule::NotMended) {
             quietly(self.backing.as_ref(), || self.mend(&turn))?;
         }
@@ -165,6 +180,10 @@ impl GcmBody {
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_beside(&self) -> MutexGuard<'_, Option<Beside>> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn io_shared(&self) -> RwLockReadGuard<'_, ()> {
@@ -288,7 +307,8 @@ impl Body for GcmBody {
     }
 
     fn mark(&self) -> Mark {
-        let _turn = self.wait_turn();
+        let turn = self.wait_turn();
+        self.wait_beside(&turn);
         Mark(self.memory().ledger.changes)
     }
 

@@ -72,11 +72,28 @@ impl GcmBody {
         mut change: Change,
         sealed: &[u8],
     ) -> Result<Option<Change>> {
-        if !change.choose() {
+        if !change.choose() && !self.choose_after_beside(turn, &mut change) {
             return Ok(Some(change));
         }
         self.place_in_slots(turn, &mut change.job, &mut change.pieces, sealed)?;
+        self.sync_beside(turn, &change.job);
         Ok(None)
+    }
+
+    /// Chooses once a sync that runs beside has ended; false where there is none, or it did not free enough.
+    fn choose_after_beside(&self, turn: &Turn<'_>, change: &mut Change) -> bool {
+        if !self.wait_beside(turn) {
+            return false;
+        }
+        let job = &mut change.job;
+        let len = job.group.len();
+        if let Some(group) = self.memory().table.group(job.number) {
+            job.group = Arc::clone(group);
+        }
+        if job.group.len() != len {
+            Arc::make_mut(&mut job.group).resize(len);
+        }
+        change.choose()
     }
 
     /// Puts a change in place.
@@ -195,12 +212,17 @@ impl GcmBody {
         if let Some(len) = whole_group(job, pieces) {
             return self.write_new_group(job, pieces, sealed.get(..len).unwrap_or_default());
         }
+        let before = self.memory().ledger.changes;
         match self.write_runs(job.number, pieces, sealed) {
             Err(Error::Store(error)) if is_no_room(&error) => {
-                self.place_scarce(turn, job, pieces, sealed, error.into())
+                return self.place_scarce(turn, job, pieces, sealed, error.into());
             }
-            written => written.and_then(|()| self.write_records(turn, job, pieces)),
+            written => written?,
         }
+        self.write_records(turn, job, pieces)?;
+        let ledger = &mut self.memory().ledger;
+        ledger.ordinary += ledger.changes - before;
+        Ok(())
     }
 
     /// Ciphertext into the slots, neighbours with one call.

@@ -151,6 +151,30 @@ impl Table {
         self.count();
     }
 
+    /// Every group with blocks that are not known durable, as it is.
+    pub(super) fn all_unsynced(&self) -> Vec<(u32, Arc<Group>)> {
+        let numbers = self.unsynced.iter();
+        numbers
+            .filter_map(|number| Some((*number, Arc::clone(&self.groups.get(number)?.group))))
+            .collect()
+    }
+
+    /// Blocks of a group that are still as they were `then` are durable.
+    pub(super) fn synced_as(&mut self, number: u32, then: Arc<Group>) {
+        let Some(known) = self.groups.get_mut(&number) else {
+            return;
+        };
+        if Arc::ptr_eq(&known.group, &then) {
+            drop(then);
+            Arc::make_mut(&mut known.group).synced();
+        } else {
+            Arc::make_mut(&mut known.group).synced_as(&then);
+        }
+        if !known.group.is_unsynced() {
+            self.unsynced.remove(&number);
+        }
+    }
+
     fn count(&mut self) {
         let now = self.groups.len();
         match now.checked_sub(self.counted) {

@@ -92,6 +92,15 @@ pub(super) fn contents() -> Vec<(&'static str, Vec<Step>, Vec<Step>)> {
             ],
         ),
         (
+            "blocks overwritten again while a sync runs beside",
+            settled("f", 96 * PAGE),
+            (32..39)
+                .chain(32..36)
+                .chain(50..58)
+                .map(|n| write("f", n * PAGE, PAGE))
+                .collect(),
+        ),
+        (
             "growth",
             settled("f", 100),
             vec![

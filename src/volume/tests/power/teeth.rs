@@ -92,6 +92,7 @@ teeth! {
     a_slot_of_a_durable_version_taken_again: SlotReused,
     a_write_in_place_without_its_sync: InPlaceUnsynced,
     a_second_write_in_place: InPlaceTwice,
+    a_block_written_while_a_sync_ran_beside: BesideAll,
     shrinking_before_the_size_is_durable: ShrinkUnsynced,
     cutting_before_moved_blocks_are_durable: MoveUnsynced,
     blocks_left_in_slots_past_the_end: NotMoved,

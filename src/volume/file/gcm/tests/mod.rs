@@ -1,5 +1,6 @@
 //! Files under GCM-SIV: damage in every region, counts of calls, stores that fail. Power cuts: `volume::tests::power`.
 
+mod beside;
 mod calls;
 mod damage;
 mod faults;
