@@ -232,6 +232,10 @@ pub trait File: Xattrs + Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// fdatasync: content and what is needed to read it back.
     fn sync_data(&self) -> io::Result<()>;
+    /// As `sync_data`, but that what `write_streamed_at` wrote need not be durable by it, nor its failures be told.
+    fn sync_unstreamed(&self) -> io::Result<()> {
+        self.sync_data()
+    }
     /// fsync: content and all attributes.
     fn sync_all(&self) -> io::Result<()>;
     /// fallocate; EOPNOTSUPP where the store cannot.

@@ -399,9 +399,10 @@ fn a_streamed_write_is_seen_by_whatever_is_done_with_the_file() {
                     file.allocate(Allocate::Punch, at, len).unwrap();
                     put(&mut model, at, &vec![0; len as usize]);
                 }
-                9 => match next(3) {
-                    0 => file.sync_data().unwrap(),
-                    1 => file.sync_all().unwrap(),
+                9 => match next(4) {
+                    0 => file.sync_unstreamed().unwrap(),
+                    1 => file.sync_data().unwrap(),
+                    2 => file.sync_all().unwrap(),
                     _ => store.sync().unwrap(),
                 },
                 10 => {

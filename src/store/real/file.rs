@@ -146,8 +146,12 @@ impl File for RealFile {
     // The syncs are not retried: a failed writeback is reported once, so a second call could hide it.
     fn sync_data(&self) -> io::Result<()> {
         let posted = self.posts.before_sync();
-        rustix::fs::fdatasync(&self.fd)?;
+        self.sync_unstreamed()?;
         posted
+    }
+
+    fn sync_unstreamed(&self) -> io::Result<()> {
+        Ok(rustix::fs::fdatasync(&self.fd)?)
     }
 
     fn sync_all(&self) -> io::Result<()> {

@@ -261,6 +261,9 @@ impl File for Backing {
     fn sync_data(&self) -> io::Result<()> {
         self.told(self.file().sync_data())
     }
+    fn sync_unstreamed(&self) -> io::Result<()> {
+        self.told(self.file().sync_unstreamed())
+    }
     fn sync_all(&self) -> io::Result<()> {
         self.told(self.file().sync_all())
     }

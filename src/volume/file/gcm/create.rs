@@ -16,9 +16,10 @@ use crate::volume::file::header::{LoadedHeader, NewHeader};
 
 use super::choose::{Job, kinds, runs};
 use super::names::tag;
+use super::scratch::with_scratch;
 use super::state::Head;
 use super::table::Table;
-use super::write::{Bytes, with_scratch};
+use super::write::Bytes;
 use super::{Doubt, GcmBody, Ledger, Memory, Turn};
 
 impl GcmBody {
@@ -116,10 +117,9 @@ impl GcmBody {
         let job = Job::new(0, Arc::default(), 0, new_blocks);
         let kinds = kinds(&job.group, &data, 0, len, false);
         with_scratch(|text| {
-            for index in data {
-                self.append_block(index as u64, &bytes, text)?;
-            }
-            self.write_header(&job, &kinds, text, sectors)
+            let text = text.add(data.len() * PAGE as usize);
+            let plain = self.plain_of(data.start as u64, &bytes, text)?;
+            self.write_header(&job, &kinds, text, &plain, sectors)
         })
     }
 
@@ -128,9 +128,10 @@ impl GcmBody {
         job: &Job,
         kinds: &[(usize, Kind)],
         text: &mut [u8],
+        plain: &[Option<&[u8]>],
         [core, area]: [&[u8]; 2],
     ) -> Result<()> {
-        let mut pieces = self.seal_pieces(job, kinds, text);
+        let mut pieces = self.seal_pieces(job, kinds, text, plain);
         job.choose(&mut pieces);
         let group = job.after(&pieces);
         let mut page = [0; PAGE0];

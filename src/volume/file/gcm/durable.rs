@@ -1,6 +1,7 @@
 //! Syncs, and what they make durable (FORMAT.md section 4, *Durable*). After a sync that failed, everything that was not
 //! durable is written again, the same bytes in the same place, before the next one may count.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::broken::{Rule, broken};
@@ -48,10 +49,10 @@ impl GcmBody {
         self.promised_sync(turn, false)
     }
 
-    /// A sync after which nothing more counts as durable than before: between tags and data of a write in place.
-    pub(super) fn sync_only(&self, turn: &Turn<'_>) -> Result<()> {
-        self.repair(turn)?;
-        self.sync_store(false)
+    /// A sync of records after which nothing more counts as durable than before: between tags and data of a write in place. The data
+    /// of the write before may still be on its way to the device, and is not waited for.
+    pub(super) fn sync_records(&self) -> Result<()> {
+        self.noticed(self.backing.sync_unstreamed())
     }
 
     /// Whether a sync that began after `mark` was taken and ended well covered everything; if so, everything is durable.
@@ -80,11 +81,13 @@ impl GcmBody {
     }
 
     fn sync_store(&self, metadata: bool) -> Result<()> {
-        let synced = if metadata {
-            self.backing.sync_all()
-        } else {
-            self.backing.sync_data()
-        };
+        self.noticed(match metadata {
+            true => self.backing.sync_all(),
+            false => self.backing.sync_data(),
+        })
+    }
+
+    fn noticed(&self, synced: io::Result<()>) -> Result<()> {
         if synced.is_err() {
             self.memory().ledger.failed = true;
             self.env.mark_unclean();

@@ -96,7 +96,7 @@ impl GcmBody {
         });
         let synced = announced.and_then(|()| match broken(Rule::InPlaceUnsynced) {
             true => Ok(()),
-            false => self.sync_only(turn),
+            false => self.sync_records(),
         });
         if let Err(error) = synced {
             self.put_back(turn, groups.get(..begun).unwrap_or_default());

@@ -23,6 +23,7 @@ mod names;
 mod place;
 mod read;
 mod resize;
+mod scratch;
 mod settle;
 mod space;
 mod state;

@@ -49,15 +49,16 @@ impl Change {
 }
 
 impl GcmBody {
-    /// Seals these blocks, the plaintext of those with data in turn in `text`.
+    /// Seals these blocks: the plaintext of those with data is in `plain` in turn, or in `text`, which gets the ciphertext.
     pub(super) fn seal_change(
         &self,
         job: Job,
         kinds: &[(usize, Kind)],
         text: &mut [u8],
+        plain: &[Option<&[u8]>],
         synced: u64,
     ) -> Change {
-        let pieces = self.seal_pieces(&job, kinds, text);
+        let pieces = self.seal_pieces(&job, kinds, text, plain);
         Change {
             job,
             pieces,
@@ -158,26 +159,31 @@ impl GcmBody {
         Ok(())
     }
 
-    /// Seals the blocks, text in place; the slots are chosen later.
-    pub(super) fn seal_pieces(
+    /// As `seal_change`; the slots are chosen later.
+    pub(super) fn seal_pieces<'a>(
         &self,
         job: &Job,
         kinds: &[(usize, Kind)],
-        text: &mut [u8],
+        text: &'a mut [u8],
+        plain: &[Option<&'a [u8]>],
     ) -> Vec<Piece> {
         let first = layout::first_block(job.number);
         let mut pages = text.chunks_exact_mut(PAGE as usize);
+        let mut plain = plain.iter().copied();
         let mut messages: Vec<_> = kinds
             .iter()
-            .map(|(index, kind)| Message {
-                nonce: fresh_nonce(),
-                aad: block_aad(*kind, first + *index as u64, &self.file),
-                text: match kind {
-                    Kind::Data => pages.next().unwrap_or_default(),
-                    Kind::Hole => &mut [],
-                },
-                from: None,
-                tag: [0; 16],
+            .map(|(index, kind)| {
+                let (text, from) = match kind {
+                    Kind::Data => (pages.next().unwrap_or_default(), plain.next().flatten()),
+                    Kind::Hole => (<&mut [u8]>::default(), None),
+                };
+                Message {
+                    nonce: fresh_nonce(),
+                    aad: block_aad(*kind, first + *index as u64, &self.file),
+                    text,
+                    from,
+                    tag: [0; 16],
+                }
             })
             .collect();
         self.cipher.seal_all(&mut messages);

@@ -14,7 +14,8 @@ use crate::volume::error::{Error, Result};
 
 use super::block::{Group, Version};
 use super::choose::Job;
-use super::write::{Bytes, with_scratch};
+use super::scratch::with_scratch;
+use super::write::Bytes;
 use super::{GcmBody, Turn};
 
 /// Skipped groups from which on they are left sparse rather than filled with holes.
@@ -188,15 +189,15 @@ impl GcmBody {
                     continue;
                 }
                 past_end.fill(0);
-                text.extend_from_slice(&page);
+                text.add(page.len()).copy_from_slice(&page);
                 kinds.push((index, Kind::Data));
             }
             if kinds.is_empty() {
                 return Ok(false);
             }
             let job = Job::new(number, group, blocks, blocks);
-            let change = self.seal_change(job, &kinds, text, synced);
-            self.place(turn, change, text).map(|()| true)
+            let change = self.seal_change(job, &kinds, text.all_mut(), &[], synced);
+            self.place(turn, change, text.all()).map(|()| true)
         })
     }
 

@@ -97,7 +97,7 @@ impl GcmBody {
             .iter()
             .filter_map(|(index, _)| job.own_slot(*index))
             .fold(0, |slots, slot| slots | bit(slot));
-        let change = self.seal_change(job, &kinds, &mut [], synced);
+        let change = self.seal_change(job, &kinds, &mut [], &[], synced);
         self.place(turn, change, &[])?;
         Ok(slots)
     }

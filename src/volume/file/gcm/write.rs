@@ -1,6 +1,5 @@
 //! Writes of bytes: which blocks of which groups they change, and the blocks that are changed in part.
 
-use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +11,7 @@ use crate::volume::error::Result;
 
 use super::choose::{Job, kinds};
 use super::place::Change;
+use super::scratch::{Scratch, with_scratch};
 use super::{GcmBody, Turn};
 
 /// Groups that are overwritten in place with one sync: more than a request of 1 MiB touches.
@@ -67,18 +67,18 @@ impl GcmBody {
                 let Some(change) = self.change_of(turn, number, &bytes, text)? else {
                     continue;
                 };
-                let sealed = text.get(start..).unwrap_or_default();
+                let sealed = text.part(start..text.len());
                 match self.place_at_once(turn, change, sealed)? {
                     Some(change) => later.push((change, start..text.len())),
-                    None => text.truncate(start),
+                    None => text.cut(start),
                 }
                 if later.len() == TOGETHER {
-                    self.place_together(turn, &mut later, text)?;
+                    self.place_together(turn, &mut later, text.all())?;
                     later.clear();
-                    text.clear();
+                    text.cut(0);
                 }
             }
-            self.place_together(turn, &mut later, text)
+            self.place_together(turn, &mut later, text.all())
         })
     }
 
@@ -107,19 +107,19 @@ impl GcmBody {
         bytes: &Bytes<'_>,
     ) -> Result<()> {
         with_scratch(|text| match self.change_of(turn, number, bytes, text)? {
-            Some(change) => self.place(turn, change, text),
+            Some(change) => self.place(turn, change, text.all()),
             None => Ok(()),
         })
     }
 
-    /// The part of a change that falls into one group, sealed, the ciphertext appended to `text`; `None` where nothing is
+    /// The part of a change that falls into one group, sealed, the ciphertext added to `text`; `None` where nothing is
     /// to be written.
     fn change_of(
         &self,
         turn: &Turn<'_>,
         number: u32,
         bytes: &Bytes<'_>,
-        text: &mut Vec<u8>,
+        text: &mut Scratch,
     ) -> Result<Option<Change>> {
         let synced = self.memory().ledger.synced;
         let first = layout::first_block(number);
@@ -142,21 +142,31 @@ impl GcmBody {
             self.memory().table.replace(number, job.group);
             return Ok(None);
         }
-        let start = text.len();
-        for index in data {
-            self.append_block(first + index as u64, bytes, text)?;
-        }
-        let plain = text.get_mut(start..).unwrap_or_default();
-        Ok(Some(self.seal_change(job, &kinds, plain, synced)))
+        let text = text.add(data.len() * PAGE as usize);
+        let plain = self.plain_of(first + data.start as u64, bytes, text)?;
+        Ok(Some(self.seal_change(job, &kinds, text, &plain, synced)))
     }
 
-    /// Appends the new plaintext of a block to `text`.
-    pub(super) fn append_block(
+    /// The new plaintext of blocks, as many as pages in `text`: where the request has it whole, or (`None`) put in the block's page.
+    pub(super) fn plain_of<'a>(
+        &self,
+        first: u64,
+        bytes: &Bytes<'a>,
+        text: &mut [u8],
+    ) -> Result<Vec<Option<&'a [u8]>>> {
+        let pages = text.as_chunks_mut().0.iter_mut();
+        let blocks = (first..).zip(pages);
+        blocks
+            .map(|(block, page)| self.plain_of_block(block, bytes, page))
+            .collect()
+    }
+
+    fn plain_of_block<'a>(
         &self,
         block: u64,
-        bytes: &Bytes<'_>,
-        text: &mut Vec<u8>,
-    ) -> Result<()> {
+        bytes: &Bytes<'a>,
+        page: &mut [u8; PAGE as usize],
+    ) -> Result<Option<&'a [u8]>> {
         let start = block * PAGE;
         let from = bytes.offset.max(start);
         let to = bytes.end().min(start + PAGE);
@@ -165,20 +175,18 @@ impl GcmBody {
             .get((from - bytes.offset) as usize..(to - bytes.offset) as usize)
             .unwrap_or_default();
         if part.len() == PAGE as usize {
-            text.extend_from_slice(part);
-            return Ok(());
+            return Ok(Some(part));
         }
-        let mut page = [0; PAGE as usize];
+        page.fill(0);
         let is_whole = from == start && to >= self.size.load(Ordering::Acquire);
         if block < bytes.old_blocks && !is_whole {
-            self.read_blocks(start, &mut page)?;
+            self.read_blocks(start, page)?;
         }
         let within = (from - start) as usize;
         if let Some(place) = page.get_mut(within..within + part.len()) {
             place.copy_from_slice(part);
         }
-        text.extend_from_slice(&page);
-        Ok(())
+        Ok(None)
     }
 
     /// Writes the next state, unsettled, as `change` makes it from the present one.
@@ -200,14 +208,4 @@ impl GcmBody {
         self.memory().head.wrote(at, state);
         Ok(())
     }
-}
-
-/// Runs `act` with an empty buffer that the thread keeps for the next time.
-pub(super) fn with_scratch<T>(act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    thread_local!(static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
-    let mut buffer = SCRATCH.take();
-    buffer.clear();
-    let done = act(&mut buffer);
-    SCRATCH.set(buffer);
-    done
 }
