@@ -86,8 +86,9 @@ impl Volume {
     ) -> Result<Arc<Self>> {
         let id = root_dir_id(&env.keys()?.dir, &env.volume);
         let (nodes, root) = NodeTable::new(&env.root.stat()?, id);
+        let housekeeping = Housekeeping::default();
         let volume = Arc::new(Self {
-            settler: Settler::new(Arc::clone(&env)),
+            settler: Settler::new(Arc::clone(&env), housekeeping.bell()),
             nodes,
             files: FileTable::default(),
             dirs: OpenDirs::new(),
@@ -99,7 +100,7 @@ impl Volume {
             rotating: Mutex::default(),
             lockdown: LockDown::default(),
             root,
-            housekeeping: Housekeeping::default(),
+            housekeeping,
             key_watch: Mutex::default(),
             closer: Mutex::new(Some(closer)),
             log: OnceLock::new(),

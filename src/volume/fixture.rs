@@ -12,6 +12,7 @@ use crate::format::volume_keys::VolumeKeys;
 use crate::format::wrap::WrapAlgorithm;
 use crate::keys::KeyProvider;
 use crate::store::{Access, Dir, Host, Store};
+use crate::volume::bell::Bell;
 use crate::volume::chain::{AtHand, Chain};
 use crate::volume::env::{Env, Epochs};
 use crate::volume::error::Result;
@@ -97,6 +98,8 @@ pub(crate) struct Fixture {
 pub(crate) struct Mounted {
     pub(crate) env: Arc<Env>,
     pub(crate) settler: Arc<Settler>,
+    /// Rung for who settles ahead: nobody, unless a test does.
+    pub(crate) bell: Arc<Bell>,
 }
 
 impl Fixture {
@@ -133,8 +136,9 @@ impl Fixture {
                 listed: listed.to_vec(),
             },
         ));
-        let settler = Settler::new(env.clone());
-        Mounted { env, settler }
+        let bell = Arc::<Bell>::default();
+        let settler = Settler::new(env.clone(), bell.clone());
+        Mounted { env, settler, bell }
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) mod volume_key;
 mod access;
 mod ahead;
 mod attr;
+pub(crate) mod bell;
 mod binding;
 mod carry;
 mod dir;

@@ -1,10 +1,12 @@
 //! The files that are not durable or not settled, kept open until they are, and the passes that settle them
-//! (FORMAT.md section 4, rule 9), many files to a sync. Knows no directory. Owns no thread: the volume calls `pass`.
+//! (FORMAT.md section 4, rule 9), many files to a sync. Knows no directory. Owns no thread: the volume calls `pass`, and
+//! whoever hears the bell `pass_ahead`, so that room is there before a caller has to make it.
 //!
-//! Lock order: `passes` < `syncs` < a file's locks < `files`; `files` is never held over a call of the store.
+//! Lock order: `passes` < `syncs` < a file's locks < `files`, `ahead` and the bell, one at a time; `files` is never held over a
+//! call of the store.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::broken::{Rule, broken};
 use crate::format::suite::Suite;
 use crate::store::{Kind, Stat};
+use crate::volume::bell::Bell;
 use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::file::{FileState, Settling, Step};
@@ -35,7 +38,43 @@ pub(crate) struct Settler {
     /// One sync of the store at a time: who is told of a failure tells all files before another can end well.
     syncs: Mutex<()>,
     moved: Mutex<Moved>,
-    room: usize,
+    /// Files that may wait before whoever brings another has to settle them. Changed by tests alone.
+    room: AtomicUsize,
+    ahead: Mutex<Ahead>,
+    bell: Arc<Bell>,
+}
+
+/// When to have files settled ahead of need.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// Files that came for the first time since the last pass ahead began.
+    new: usize,
+    /// The bell was rung, and no such pass began yet.
+    rung: bool,
+    /// Passes ahead that began.
+    #[cfg(test)]
+    begun: usize,
+}
+
+impl Ahead {
+    /// A file came, `first` for the first time, and so many wait now: whether to ring. Once half of the room is used, and
+    /// a quarter of it by files that the last pass did not see: those that are in use all the while, and stay or come
+    /// again, do not make a pass, three syncs of the store, follow another.
+    fn came(&mut self, first: bool, waiting: usize, room: usize) -> bool {
+        self.new += usize::from(first);
+        let ring = !self.rung && waiting >= room / 2 && self.new >= (room / 4).max(1);
+        self.rung |= ring;
+        ring
+    }
+
+    fn begin(&mut self) {
+        self.new = 0;
+        self.rung = false;
+        #[cfg(test)]
+        {
+            self.begun += 1;
+        }
+    }
 }
 
 /// Names of bound files that may be as they were before, after a power cut.
@@ -92,9 +131,9 @@ pub(crate) struct Pass {
 }
 
 impl Settler {
-    /// An empty list. A file holds its own descriptor and up to two of its directory: half of RLIMIT_NOFILE, as it is
-    /// now, is filled by a quarter as many files.
-    pub(crate) fn new(env: Arc<Env>) -> Arc<Self> {
+    /// An empty list, and the bell of who settles ahead. A file holds its own descriptor and up to two of its directory:
+    /// half of RLIMIT_NOFILE, as it is now, is filled by a quarter as many files.
+    pub(crate) fn new(env: Arc<Env>, bell: Arc<Bell>) -> Arc<Self> {
         let limit = getrlimit(Resource::Nofile).current;
         let room = limit
             .and_then(|limit| usize::try_from(limit / 4).ok())
@@ -111,15 +150,24 @@ impl Settler {
             passes: Mutex::default(),
             syncs: Mutex::default(),
             moved: Mutex::new(moved),
-            room: room.clamp(1, NO_LIMIT),
+            room: AtomicUsize::new(room.clamp(1, NO_LIMIT)),
+            ahead: Mutex::default(),
+            bell,
         })
     }
 
     /// Keeps a file until it is durable and settled. Called before it changes, its content lock held.
     pub(crate) fn note(&self, state: &Arc<FileState>) {
         let mut files = self.lock_files();
-        if !state.listed.swap(true, Ordering::AcqRel) {
-            files.insert(state.number, state.clone());
+        if state.listed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        files.insert(state.number, state.clone());
+        let waiting = files.len();
+        drop(files);
+        let first = !state.came_before.swap(true, Ordering::Relaxed);
+        if lock(&self.ahead).came(first, waiting, self.room()) {
+            self.bell.ring();
         }
     }
 
@@ -147,7 +195,21 @@ impl Settler {
 
     /// Settles the files that did not change for `idle`.
     pub(crate) fn pass(&self, idle: Duration) -> Pass {
-        let _one = lock(&self.passes);
+        let one = lock(&self.passes);
+        self.pass_alone(&one, idle)
+    }
+
+    /// As `pass`, for who heard the bell; nothing is done if there is room again.
+    pub(crate) fn pass_ahead(&self, idle: Duration) -> Pass {
+        let one = lock(&self.passes);
+        lock(&self.ahead).begin();
+        match self.len() {
+            left if left < self.room() / 2 => Pass { left, error: None },
+            _ => self.pass_alone(&one, idle),
+        }
+    }
+
+    fn pass_alone(&self, _one: &MutexGuard<'_, ()>, idle: Duration) -> Pass {
         let mut run = Run {
             settler: self,
             error: None,
@@ -186,13 +248,33 @@ impl Settler {
         Err(Error::errno(libc::EBUSY))
     }
 
-    /// Settles what can be settled when so many files wait that descriptors run short. The caller holds no lock of a file.
+    /// Settles what can be settled when so many files wait that descriptors run short: where nobody did it ahead, or not
+    /// fast enough. The caller holds no lock of a file.
     pub(crate) fn make_room(&self) {
-        if self.len() >= self.room
-            && let Some(error) = self.pass(Duration::ZERO).error
+        if self.len() < self.room() {
+            return;
+        }
+        let one = lock(&self.passes);
+        // The pass that this one waited for may have made room.
+        if self.len() >= self.room()
+            && let Some(error) = self.pass_alone(&one, Duration::ZERO).error
         {
             tracing::warn!("settling to free descriptors: {error}");
         }
+    }
+
+    fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_room(&self, room: usize) {
+        self.room.store(room, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn passes_ahead(&self) -> usize {
+        lock(&self.ahead).begun
     }
 
     /// Syncs the whole store, and with it every file that waits.
@@ -268,11 +350,14 @@ impl Run<'_> {
     }
 
     fn begin(&mut self, mut files: Vec<Arc<FileState>>, settle: bool) -> Vec<Settling> {
-        files.retain(|state| !self.left(state, true));
-        let begun = files.into_iter().map(|file| Settling::begin(file, settle));
-        begun
+        files.retain(|state| !self.left(state, false));
+        let mut begun: Vec<_> = files
+            .into_iter()
+            .map(|file| Settling::begin(file, settle))
             .filter_map(|file| file.map_err(|error| self.failed(error)).ok())
-            .collect()
+            .collect();
+        begun.retain(|file| !(file.is_deleted() && self.left(&file.state, true)));
+        begun
     }
 
     /// A sync that covers these files: one of the store where that reports errors and goes well, else one for each.
@@ -327,9 +412,11 @@ impl Run<'_> {
         });
     }
 
-    /// Whether the file needs nothing more and left the list; `look`: the store is asked whether it has a name left.
-    fn left(&mut self, state: &Arc<FileState>, look: bool) -> bool {
-        let leaves = state.leave(look).unwrap_or_else(|error| self.failed(error));
+    /// Whether the file needs nothing more and left the list; `deleted`: because it has no name.
+    fn left(&mut self, state: &Arc<FileState>, deleted: bool) -> bool {
+        let leaves = state
+            .leave(deleted)
+            .unwrap_or_else(|error| self.failed(error));
         if leaves {
             self.settler.remove(state);
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, TryLockError};
 
 use crate::store::File;
 use crate::volume::error::Result;
-use crate::volume::file::backing::restore_mtime;
+use crate::volume::file::backing::{put_mtime_back, restore_mtime};
 use crate::volume::file::body::{Body, Mark};
 use crate::volume::file::names::Captured;
 use crate::volume::file::owed::OwedMark;
@@ -17,6 +17,8 @@ pub(in crate::volume) struct Settling {
     pub(in crate::volume) state: Arc<FileState>,
     body: Option<(Arc<dyn Body>, Mark)>,
     owed: OwedMark,
+    /// Names that it had.
+    links: u64,
     /// `None`: it can become durable but not settle, because names are changing or nobody wants it.
     names: Option<Captured>,
 }
@@ -52,18 +54,23 @@ impl Settling {
             Content::Body(body) => Some((body.clone(), body.mark())),
             _ => None,
         };
-        let names = if settles {
-            let names = state.lock_names();
-            names.capture(state.backing.stat()?.nlink)
-        } else {
-            None
-        };
+        // Names locked: with none moving, these are all that the links are.
+        let known = state.lock_names();
+        let links = state.backing.stat()?.nlink;
+        let names = settles.then(|| known.capture(links)).flatten();
+        drop(known);
         Ok(Self {
             state,
             body,
             owed,
+            links,
             names,
         })
+    }
+
+    /// Whether it has no name any more, for good.
+    pub(in crate::volume) fn is_deleted(&self) -> bool {
+        self.links == 0
     }
 
     /// After a sync that began after `begin` or the last step and ended well: whether it covered the whole file.
@@ -104,7 +111,7 @@ impl Settling {
         if !self.state.lock_names().still(names) {
             return Ok(false);
         }
-        let stepped = self.state.settle_quietly(body, |body| match step {
+        let stepped = self.state.settle_quietly(body, *mark, |body| match step {
             Step::Halves => body.settle_halves(*mark, &names.names),
             Step::State => body.settle_state(*mark),
         })?;
@@ -117,10 +124,12 @@ impl Settling {
 
 impl FileState {
     /// Runs a step of settling on this body, if it is still the file's; readers and writers go on meanwhile. The mtime is
-    /// put back unless a user's change came in between. The caller holds `quiet`.
+    /// put back unless a user's change came in between. `before`: the body's mark, as the step wants it. The caller holds
+    /// `quiet`.
     fn settle_quietly(
         &self,
         body: &Arc<dyn Body>,
+        before: Mark,
         step: impl FnOnce(&dyn Body) -> Result<Option<Mark>>,
     ) -> Result<Option<Mark>> {
         let content = self.content_shared();
@@ -133,14 +142,19 @@ impl FileState {
         drop(content);
         let _alone = self.content_alone();
         if self.user_changes.load(Ordering::Acquire) == changes {
-            restore_mtime(self.backing.as_ref(), mtime);
+            match &stepped {
+                // It wrote, no need to look.
+                Ok(Some(after)) if *after != before => {
+                    put_mtime_back(self.backing.as_ref(), mtime);
+                }
+                _ => restore_mtime(self.backing.as_ref(), mtime),
+            }
         }
         stepped
     }
 
-    /// Takes it off the settler's list if nothing of it waits: durable and settled, or deleted, which is found out by a
-    /// `look` at the store.
-    pub(in crate::volume) fn leave(&self, look: bool) -> Result<bool> {
+    /// Takes it off the settler's list if nothing of it waits: durable and settled, or `deleted`.
+    pub(in crate::volume) fn leave(&self, deleted: bool) -> Result<bool> {
         // A file in use does not leave, nor do its users wait for this.
         let mut content = match self.content.try_write() {
             Ok(content) => content,
@@ -150,7 +164,7 @@ impl FileState {
         if matches!(*content, Content::Unmade) {
             self.take_back(&mut content)?;
         }
-        let leaves = self.owes_nothing(&content) || look && self.backing.stat()?.nlink == 0;
+        let leaves = deleted || self.owes_nothing(&content);
         if leaves {
             self.listed.store(false, Ordering::Release);
         }
@@ -174,5 +188,66 @@ impl FileState {
     /// A sync of the whole store failed: only a sync of this file tells whether it is durable.
     pub(in crate::volume) fn distrust_store(&self) {
         self.lock_owed().sync_failed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::suite::Suite;
+    use crate::store::{MemoryStore, SetTimes, Time, TimeSpec};
+    use crate::volume::error::Error;
+    use crate::volume::fixture::Fixture;
+
+    const OLD: Time = Time { sec: 77, nsec: 7 };
+
+    /// Whether a file has its old mtime after a step that does this.
+    fn is_put_back(step: impl FnOnce(&FileState, Mark) -> Result<Option<Mark>>) -> bool {
+        let mounted = Fixture::new(Suite::Gcm).mount(Arc::new(MemoryStore::new()), 1, &[]);
+        let file = mounted.file("f");
+        file.write(0, b"data").unwrap();
+        let times = SetTimes {
+            atime: None,
+            mtime: Some(TimeSpec::At(OLD)),
+        };
+        file.set_times(times).unwrap();
+        let body = match &*file.content_shared() {
+            Content::Body(body) => Arc::clone(body),
+            _ => panic!("it is empty"),
+        };
+        let before = body.mark();
+        let _ = file.settle_quietly(&body, before, |_| step(&file, before));
+        file.backing().stat().unwrap().mtime == OLD
+    }
+
+    fn write(file: &FileState) {
+        file.backing.write_at(b"x", 100_000).unwrap();
+    }
+
+    #[test]
+    fn the_mtime_is_put_back_however_a_step_ends_but_not_past_a_user() {
+        let other = |mark: Mark| Ok(Some(Mark(mark.0 + 1)));
+        assert!(is_put_back(|_, mark| Ok(Some(mark))));
+        assert!(is_put_back(|file, mark| {
+            write(file);
+            other(mark)
+        }));
+        assert!(is_put_back(|file, mark| {
+            write(file);
+            Ok(Some(mark))
+        }));
+        assert!(is_put_back(|file, _| {
+            write(file);
+            Ok(None)
+        }));
+        assert!(is_put_back(|file, _| {
+            write(file);
+            Err(Error::errno(libc::EIO))
+        }));
+        assert!(!is_put_back(|file, mark| {
+            write(file);
+            file.write(0, b"user").unwrap();
+            other(mark)
+        }));
     }
 }

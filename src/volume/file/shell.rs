@@ -61,6 +61,8 @@ pub(crate) struct FileState {
     pub(super) owed: Mutex<Owed>,
     /// Whether the settler has it.
     pub(in crate::volume) listed: AtomicBool,
+    /// Whether the settler ever had it.
+    pub(in crate::volume) came_before: AtomicBool,
     /// Whether its last name went: nothing of it waits for a sync any more.
     deleted: AtomicBool,
     /// When it was last changed, milliseconds since `START`.
@@ -98,6 +100,7 @@ impl FileState {
             names: Mutex::new(KnownNames::new(here)),
             owed: Mutex::default(),
             listed: AtomicBool::new(false),
+            came_before: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             changed_at: AtomicU64::new(0),
             opened_len: Mutex::default(),

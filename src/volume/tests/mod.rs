@@ -1,5 +1,6 @@
 //! Names, directories and attributes of a whole volume over a store in memory.
 
+mod ahead;
 mod carry;
 mod copy;
 mod faults;
@@ -68,7 +69,7 @@ impl Bench {
 
     /// Mounts it for reading.
     pub(super) fn open_read_only(&self) -> Arc<Volume> {
-        let Mounted { env, settler } =
+        let Mounted { env, settler, .. } =
             self.fixture
                 .mount(self.store.clone(), self.epoch, &self.listed);
         drop(settler);

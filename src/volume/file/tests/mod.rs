@@ -1,5 +1,6 @@
 //! Contents of a file through the shell, over a store in memory. What holds for both suites runs for both.
 
+mod ahead;
 mod calls;
 mod headers;
 mod random;

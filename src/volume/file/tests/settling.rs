@@ -7,7 +7,7 @@ use super::{all, breakable};
 use crate::format::suite::Suite;
 use crate::store::{Call, MemoryStore, RenameMode, SetTimes, Store, Time, TimeSpec};
 use crate::volume::Error;
-use crate::volume::file::FileState;
+use crate::volume::file::{FileState, Step};
 use crate::volume::fixture::{Fixture, place};
 
 /// The two state halves as the store has them.
@@ -218,4 +218,39 @@ fn a_change_during_a_pass_waits_for_the_next() {
     broken.mounted.settler.settle_all().unwrap();
     assert!(is_settled(&broken.memory, "f"));
     assert_eq!(all(&file), vec![2; 9000]);
+}
+
+#[test]
+fn a_time_set_between_the_steps_is_kept_and_a_write_between_them_counts() {
+    let broken = breakable(Suite::Gcm);
+    let at = |sec| Time { sec, nsec: 7 };
+    let set = |file: &FileState, sec| {
+        let mtime = Some(TimeSpec::At(at(sec)));
+        file.set_times(SetTimes { atime: None, mtime }).unwrap();
+    };
+    let mtime = |file: &FileState| file.backing().stat().unwrap().mtime;
+    let file = broken.mounted.file("f");
+    file.write(0, &[1; 9000]).unwrap();
+    set(&file, 1);
+    let mut settling = super::super::Settling::begin(file.clone(), true).unwrap();
+    set(&file, 2);
+    for (step, sec) in [(Step::Halves, 2), (Step::State, 3)] {
+        broken.store.sync().unwrap();
+        assert!(settling.synced());
+        set(&file, sec);
+        assert!(settling.step(step).unwrap());
+        assert_eq!(mtime(&file), at(sec), "{step:?}");
+    }
+    assert!(is_settled(&broken.memory, "f"));
+    file.write(0, &[2; 9000]).unwrap();
+    set(&file, 4);
+    let mut settling = super::super::Settling::begin(file.clone(), true).unwrap();
+    broken.store.sync().unwrap();
+    assert!(settling.synced() && settling.step(Step::Halves).unwrap());
+    assert_eq!(mtime(&file), at(4));
+    file.write(0, &[3; 9000]).unwrap();
+    let written = mtime(&file);
+    assert_ne!(written, at(4));
+    assert!(!settling.step(Step::State).unwrap());
+    assert_eq!(mtime(&file), written);
 }

@@ -113,6 +113,33 @@ fn new_groups_are_one_write_each_and_read_with_one_call_each() {
 }
 
 #[test]
+fn settling_costs_seven_calls_a_file_and_three_syncs_a_pass() {
+    let settled = |files: u64| {
+        let (fixture, store) = made();
+        let mounted = fixture.mount(store.clone(), 1, &[]);
+        for n in 0..files {
+            mounted.file(&n.to_string()).write(0, &[1; 3000]).unwrap();
+        }
+        let counts = cost(&store, || mounted.settler.settle_all().unwrap());
+        assert_eq!(mounted.settler.len(), 0);
+        counts
+    };
+    for files in [1, 40] {
+        let counts = settled(files);
+        let each = [
+            (Call::Stat, 3), // its links; its mtime before each step
+            (Call::Write, 2),
+            (Call::SetTimes, 2),
+        ];
+        for (call, times) in each {
+            assert_eq!(counts.of(call), times * files, "{call:?}");
+        }
+        assert_eq!(counts.of(Call::SyncStore), 3);
+        assert_eq!(counts.total(), 7 * files + 3, "{counts:?}");
+    }
+}
+
+#[test]
 fn groups_overwritten_in_place_share_one_sync() {
     let (fixture, store) = made();
     let mounted = fixture.mount(store.clone(), 1, &[]);
