@@ -3,8 +3,8 @@
 //!
 //! Invariants: a write counts as made once the kernel has it, and survives this process then as one in the cache does.
 //! While any is under way, nothing is read, written or cut where it goes, the kernel reads nothing ahead into the cache, and no
-//! sync begins: so nobody sees the file without it, and the cache holds nothing older. One that the device refused is made
-//! again through the cache; where that fails, too, the file's next sync does.
+//! sync begins that is to cover it: so nobody sees the file without it, and the cache holds nothing older. One that the device
+//! refused is made again through the cache; where that fails, too, the file's next sync does.
 
 use std::io;
 use std::os::fd::OwnedFd;
