@@ -62,7 +62,7 @@ impl GcmBody {
         };
         let file = Arc::clone(&self.backing);
         let begun = thread::Builder::new()
-            .name("sync".to_owned())
+            .name("beside".to_owned())
             .spawn(move || file.sync_data());
         let Ok(sync) = begun else {
             return; // the writer syncs when it has to
