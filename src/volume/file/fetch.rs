@@ -8,12 +8,13 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crate::store::{ALIGNED, File, Lent, Pages, Uncached};
+use crate::volume::file::permits::Permits;
 use crate::volume::sync::locked;
 
 /// Fetched with one call, bytes: one huge page, which a device takes as one piece.
@@ -70,30 +71,8 @@ struct Piece {
     pages: Arc<Pages>,
 }
 
-/// How many more files something may be fetched of.
-struct Permits(AtomicUsize);
-
-/// Those of this process; its many tests at once do not wait for each other.
-static PERMITS: Permits = Permits(AtomicUsize::new(if cfg!(test) { 1000 } else { FILES }));
-
-/// One of them, until it is dropped.
-struct Permit(&'static Permits);
-
-impl Permits {
-    fn take(&'static self) -> Option<Permit> {
-        let fewer = |left: usize| left.checked_sub(1);
-        let left = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
-        left.ok().map(|_| Permit(self))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
+/// Of this process.
+static PERMITS: Permits = Permits::of_process(FILES);
 
 /// A write under way, until it is dropped.
 pub(super) struct Writing<'a>(&'a Shared);

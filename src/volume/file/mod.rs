@@ -11,6 +11,7 @@ pub(crate) mod header;
 mod making;
 mod names;
 mod owed;
+mod permits;
 mod remains;
 pub(crate) mod repair;
 mod rewrap;

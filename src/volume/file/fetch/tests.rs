@@ -240,7 +240,7 @@ fn a_reader_goes_on_by_itself_after_an_error_and_after_a_panic() {
 #[test]
 fn only_so_many_files_at_a_time_and_one_that_is_closed_makes_room() {
     let (_store, file) = file(&[1; LEN]);
-    static FEW: Permits = Permits(AtomicUsize::new(FILES));
+    static FEW: Permits = Permits::new(FILES);
     let mut fetches: Vec<_> = (0..FILES).map(|_| Fetch::with(&FEW)).collect();
     for fetch in &fetches {
         assert!(fetch.ask(|| file.as_ref(), 0..PIECE));

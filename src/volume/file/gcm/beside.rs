@@ -8,12 +8,18 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use crate::store::File;
+use crate::volume::file::permits::Permits;
+
 use super::block::Group;
 use super::choose::Job;
 use super::{GcmBody, Turn};
 
 /// Looks that find none ended: in tests, so that writes fall into it.
 const LATE: u32 = if cfg!(test) { 3 } else { 0 };
+
+/// At a time: a device that is slow must not be met by a thread for each file.
+static PERMITS: Permits = Permits::of_process(16);
 
 /// One under way, or at its end and not looked at. Who drops it waits for its end: the file may get other contents, whose failures it
 /// must not be told.
@@ -46,6 +52,17 @@ impl Drop for Beside {
     }
 }
 
+/// `None`: there can be none now.
+fn begin(file: Arc<dyn File>, permits: &'static Permits) -> Option<JoinHandle<io::Result<()>>> {
+    let permit = permits.take()?;
+    let sync = move || {
+        let _permit = permit;
+        file.sync_data()
+    };
+    let thread = thread::Builder::new().name("beside".to_owned());
+    thread.spawn(sync).ok()
+}
+
 impl GcmBody {
     /// Begins one after a change of a group that left it few free slots.
     pub(super) fn sync_beside(&self, _turn: &Turn<'_>, job: &Job) {
@@ -60,11 +77,7 @@ impl GcmBody {
             }
             (memory.table.all_unsynced(), memory.ledger.unusual())
         };
-        let file = Arc::clone(&self.backing);
-        let begun = thread::Builder::new()
-            .name("beside".to_owned())
-            .spawn(move || file.sync_data());
-        let Ok(sync) = begun else {
+        let Some(sync) = begin(Arc::clone(&self.backing), &PERMITS) else {
             return; // the writer syncs when it has to
         };
         while cfg!(test) && !sync.is_finished() {
@@ -109,5 +122,52 @@ impl GcmBody {
             }
             memory.table.synced_as(number, group);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{MemoryStore, Store};
+
+    #[test]
+    fn there_are_so_many_at_a_time() {
+        static NONE: Permits = Permits::new(0);
+        static ONE: Permits = Permits::new(1);
+        let file = MemoryStore::new().root().create(b"f", 0o600).unwrap();
+        assert!(begin(Arc::clone(&file), &NONE).is_none());
+        for _ in 0..3 {
+            let sync = begin(Arc::clone(&file), &ONE).expect("the one before gave it back");
+            sync.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn who_drops_one_waits_for_its_end() {
+        let (end, ends) = mpsc::channel::<()>();
+        let ended = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&ended);
+        let beside = Beside {
+            sync: Some(thread::spawn(move || {
+                let _ = ends.recv();
+                told.store(true, Ordering::SeqCst);
+                Ok(())
+            })),
+            groups: Vec::new(),
+            unusual: 0,
+            looks: 0,
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(30)); // who does not wait is past it by then
+                end.send(()).unwrap();
+            });
+            drop(beside);
+            assert!(ended.load(Ordering::SeqCst));
+        });
     }
 }
