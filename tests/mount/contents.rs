@@ -251,6 +251,33 @@ fn is_not_cached(path: &std::path::Path, size: usize) {
     );
 }
 
+/// Has the kernel forget what it has cached of a file.
+fn forget(path: &std::path::Path) {
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert_eq!(cached(path), 0);
+}
+
+#[test]
+fn opening_a_small_file_brings_all_of_it_into_the_cache() {
+    const SIZE: usize = 13_000;
+    in_both(|sandbox, mnt| {
+        let path = mnt.join("small");
+        fs::write(&path, pattern(SIZE, 5)).unwrap();
+        sandbox.umount();
+        let backing = backing_of(&sandbox.vault(), SIZE);
+        forget(&backing);
+        sandbox.mount();
+        let file = File::open(&path).unwrap();
+        let pages = fs::metadata(&backing).unwrap().len().div_ceil(4096);
+        assert_eq!(cached(&backing), pages, "of {pages} pages");
+        let mut bytes = vec![0; SIZE];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes == pattern(SIZE, 5));
+    });
+}
+
 #[test]
 fn a_file_read_from_one_end_to_the_other_is_cached_once() {
     const SIZE: usize = 48 << 20;
@@ -259,9 +286,7 @@ fn a_file_read_from_one_end_to_the_other_is_cached_once() {
         fs::write(&path, pattern(SIZE, 5)).unwrap();
         sandbox.umount();
         let backing = backing_of(&sandbox.vault(), SIZE);
-        let file = File::open(&backing).unwrap();
-        file.sync_all().unwrap();
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        forget(&backing);
         sandbox.mount();
         assert!(fs::read(&path).unwrap() == pattern(SIZE, 5));
         is_not_cached(&backing, SIZE);

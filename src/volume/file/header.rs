@@ -14,6 +14,9 @@ use crate::volume::env::Env;
 use crate::volume::error::{Error, Result};
 use crate::volume::ready::ReadyHeader;
 
+/// The longest file on the store that is read whole with its header, bytes: so much costs a device what one page does.
+const SMALL: usize = 8 * PAGE0;
+
 /// A header that was read and holds.
 pub(crate) struct LoadedHeader {
     /// The part that never changes.
@@ -82,12 +85,13 @@ pub(crate) fn new_header(env: &Env) -> Result<NewHeader> {
     }
 }
 
-/// Reads and checks the header of a file of this physical length.
+/// Reads and checks the header of a file of this physical length, whose content is read next.
 ///
 /// # Errors
 /// Damaged where FORMAT.md says EIO; the provider's error where the key cannot be unwrapped now.
 pub(crate) fn load_header(env: &Env, backing: &dyn File, physical_len: u64) -> Result<Loaded> {
-    Ok(match load_with_key(env, backing, physical_len)? {
+    let read = || read_page_of(backing, physical_len);
+    Ok(match arrived(env, stored(env, physical_len, read)?)? {
         Arrived::Header(header, _) => Loaded::Header(header),
         Arrived::Never => Loaded::NeverArrived,
         Arrived::Empty => Loaded::Empty,
@@ -102,14 +106,18 @@ pub(super) enum Arrived {
 }
 
 pub(super) fn load_with_key(env: &Env, backing: &dyn File, physical_len: u64) -> Result<Arrived> {
-    match load_stored(env, backing, physical_len)? {
+    arrived(env, load_stored(env, backing, physical_len)?)
+}
+
+fn arrived(env: &Env, stored: Arrived) -> Result<Arrived> {
+    match stored {
         Arrived::Header(header, _)
             if env.suite == Suite::Gcm
                 && newest(&header.states).is_none_or(|state| state.size == 0) =>
         {
             never_arrived(env, "the newest state has size 0")
         }
-        arrived => Ok(arrived),
+        stored => Ok(stored),
     }
 }
 
@@ -120,11 +128,19 @@ fn newest(states: &[Option<State>; 2]) -> Option<&State> {
 /// As `load_with_key`, also where the first state that counts never arrived: such a header's key area is one to re-wrap, or
 /// the file would not read as empty any more, but as damaged, once its version is forgotten.
 pub(super) fn load_stored(env: &Env, backing: &dyn File, physical_len: u64) -> Result<Arrived> {
+    stored(env, physical_len, || read_page(backing))
+}
+
+fn stored(
+    env: &Env,
+    physical_len: u64,
+    read: impl FnOnce() -> Result<Box<[u8; PAGE0]>>,
+) -> Result<Arrived> {
     let volume_keys = env.keys()?;
     if physical_len == 0 {
         return Ok(Arrived::Empty);
     }
-    let page = read_page(backing)?;
+    let page = read()?;
     if parts_missing(&page) {
         return never_arrived(env, "the header is zero in part");
     }
@@ -152,12 +168,28 @@ pub(super) fn load_stored(env: &Env, backing: &dyn File, physical_len: u64) -> R
 /// Page 0; Damaged if the file is shorter than a header and one block.
 pub(super) fn read_page(backing: &dyn File) -> Result<Box<[u8; PAGE0]>> {
     let mut page = Box::new([0; PAGE0]);
-    if backing.read_at(page.as_mut_slice(), 0)? < PAGE0 {
-        return Err(Error::Damaged(
-            "header: the file is shorter than its header page".into(),
-        ));
+    match backing.read_at(page.as_mut_slice(), 0)? {
+        PAGE0.. => Ok(page),
+        _ => Err(too_short()),
     }
-    Ok(page)
+}
+
+/// As `read_page`, with whatever else a small file holds: one request to the device then brings all of it into the store's
+/// cache, where reading the first page alone would bring a part and have the next read ask for the rest.
+fn read_page_of(backing: &dyn File, physical_len: u64) -> Result<Box<[u8; PAGE0]>> {
+    let len = usize::try_from(physical_len).unwrap_or(usize::MAX);
+    if len <= PAGE0 || len > SMALL {
+        return read_page(backing);
+    }
+    let mut room = [0; SMALL];
+    let (all, _) = room.split_at_mut(len);
+    let read = backing.read_at(all, 0)?;
+    let page = all.first_chunk::<PAGE0>().filter(|_| read >= PAGE0);
+    page.map(|page| Box::new(*page)).ok_or_else(too_short)
+}
+
+fn too_short() -> Error {
+    Error::Damaged("header: the file is shorter than its header page".into())
 }
 
 /// The bytes of one key area; 0 is A.

@@ -15,14 +15,14 @@ use super::durable::damaged;
 const PAGE_LEN: usize = PAGE as usize;
 
 impl GcmBody {
-    /// Reads plaintext; short only at the end of the file.
+    /// Reads plaintext; short only at the end of the file, where zeros may stand behind it.
     pub(super) fn read_blocks(&self, offset: u64, out: &mut [u8]) -> Result<usize> {
         let left = self
             .size
             .load(std::sync::atomic::Ordering::Acquire)
             .saturating_sub(offset);
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
-        let (mut rest, _) = out.split_at_mut(len);
+        let mut rest = with_last_block(offset, len, out);
         let mut at = offset;
         while !rest.is_empty() {
             let block = at / PAGE;
@@ -45,6 +45,9 @@ impl GcmBody {
             rest = rest.get_mut(taken..).unwrap_or_default();
             at += taken as u64;
         }
+        let behind = usize::try_from(at - offset)
+            .map_or(&mut [][..], |end| out.get_mut(len..end).unwrap_or_default());
+        behind.fill(0);
         Ok(len)
     }
 
@@ -207,6 +210,16 @@ impl GcmBody {
         self.take_in(number, &records, drops)?;
         Ok(read == len)
     }
+}
+
+/// The first `len` bytes, up to the end of the last block where there is room for the whole of it: it is read as one among
+/// others then.
+fn with_last_block(offset: u64, len: usize, out: &mut [u8]) -> &mut [u8] {
+    let after = (offset % PAGE) as usize + len;
+    let whole = len + (after.next_multiple_of(PAGE_LEN) - after);
+    let fits = len > 0 && whole <= out.len();
+    out.get_mut(..if fits { whole } else { len })
+        .unwrap_or_default()
 }
 
 /// Whether two versions can be read with one call.

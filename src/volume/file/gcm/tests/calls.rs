@@ -113,6 +113,34 @@ fn new_groups_are_one_write_each_and_read_with_one_call_each() {
 }
 
 #[test]
+fn a_last_block_is_read_with_those_before_it_where_it_has_room() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    let size = 3 * BLOCK as usize + 100;
+    let data: Vec<u8> = (0..size).map(|at| (at / 7) as u8).collect();
+    file.write(0, &data).unwrap();
+    for (offset, room, calls) in [
+        (0, 4 * BLOCK as usize, 1),
+        (0, size, 2),
+        (BLOCK as usize, 9 * BLOCK as usize, 1),
+        (BLOCK as usize + 7, 9 * BLOCK as usize, 2),
+        (size - 1, BLOCK as usize, 1),
+        (size, BLOCK as usize, 0),
+        (size + 5000, BLOCK as usize, 0),
+    ] {
+        let mut out = vec![0xEE; room];
+        let read = size.saturating_sub(offset).min(room);
+        let counts = cost(&store, || {
+            assert_eq!(file.read(offset as u64, &mut out).unwrap(), read);
+        });
+        let said = format!("{room} bytes from {offset}");
+        assert!(out[..read] == data[offset.min(size)..][..read], "{said}");
+        assert_eq!(counts.total(), calls, "{said}");
+    }
+}
+
+#[test]
 fn settling_costs_seven_calls_a_file_and_three_syncs_a_pass() {
     let settled = |files: u64| {
         let (fixture, store) = made();

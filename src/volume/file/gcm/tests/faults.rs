@@ -87,3 +87,34 @@ fn check(errno: i32, calls: u64, offset: u64, len: u64, again: bool) {
     let strict = fixture.mount(memory, 2, &[]).file("f");
     assert!(all(&strict) == wanted, "{what}: strict");
 }
+
+/// A file is cut by its state first, and what its last block holds behind the end goes later.
+#[test]
+fn what_stood_behind_the_end_is_never_seen_again() {
+    let mut was_cut_in_part = false;
+    for after in 0..8 {
+        let memory = Arc::new(MemoryStore::new());
+        let store = Arc::new(FailingStore::new(memory));
+        let mounted = gcm().mount(store.clone(), 1, &[]);
+        let file = mounted.file("f");
+        file.write(0, &[7; 9000]).unwrap();
+        file.sync(false).unwrap();
+        store.fail_from(&[Call::Write, Call::SetLen], after, libc::EIO);
+        let cut = file.set_size(8500);
+        let size = file.size().unwrap() as usize;
+        was_cut_in_part |= cut.is_err() && size == 8500;
+        let mut out = vec![0; 12_288];
+        assert_eq!(file.read(0, &mut out).unwrap(), size);
+        assert!(out[..size].iter().all(|byte| *byte == 7), "after {after}");
+        assert!(out[size..].iter().all(|byte| *byte == 0), "after {after}");
+        store.heal();
+        file.set_size(8500).unwrap();
+        file.write(9500, &[8]).unwrap();
+        let grown = all(&file);
+        assert!(
+            grown[8500..9500].iter().all(|byte| *byte == 0),
+            "after {after}"
+        );
+    }
+    assert!(was_cut_in_part);
+}
