@@ -14,6 +14,8 @@ use support::{SUITES, Sandbox};
 
 /// Descriptors that the daemon may have, softly and hard.
 const DESCRIPTORS: &str = "256:256";
+/// Files that a program has open at once.
+const OPEN: usize = 900;
 
 /// Bytes for each inode that the kernel knows, at most, with a name of 12 bytes and what the allocator keeps.
 const EACH: u64 = 180;
@@ -84,32 +86,32 @@ fn many_files_are_served_with_few_descriptors() {
                 format!("file {n}").len()
             );
         }
-        // More open at once than there are descriptors: said so, and nothing else suffers.
-        let mut open = Vec::new();
-        let refused = loop {
-            match File::open(path(open.len())) {
-                Ok(file) => open.push(file),
-                Err(error) => break error,
-            }
-        };
+        // More open at once than there are descriptors. A file that is open takes one once its last name went: as long as
+        // there are, and then the name stays.
+        let mut open: Vec<_> = (0..OPEN).map(|n| File::open(path(n)).unwrap()).collect();
+        let refused = |n: &usize| fs::remove_file(path(*n)).err();
+        let (removed, refused) = (0..OPEN).find_map(|n| Some((n, refused(&n)?))).unwrap();
         assert_eq!(
             refused.raw_os_error(),
             Some(libc::EMFILE),
-            "{suite}: after {} open files",
-            open.len()
+            "{suite}: after {removed} files were removed"
         );
-        assert!(
-            open.len() > 50,
-            "{suite}: only {} files could be open",
-            open.len()
-        );
-        let opened = open.len();
+        assert!(removed > 50, "{suite}: only {removed} could be removed");
         for (n, file) in open.iter_mut().enumerate() {
             let mut said = String::new();
             file.read_to_string(&mut said).unwrap();
             assert_eq!(said, format!("file {n}"));
+            assert_eq!(path(n).exists(), n >= removed);
         }
         drop(open);
+        for n in 0..OPEN.min(files()) {
+            if n < removed {
+                fs::write(path(n), format!("file {n}")).unwrap();
+            } else if n % 2 == 0 {
+                fs::remove_file(path(n)).unwrap();
+                fs::write(path(n), format!("file {n}")).unwrap();
+            }
+        }
         for n in (0..files()).step_by(7) {
             assert_eq!(
                 fs::read_to_string(path(n)).unwrap(),
@@ -118,7 +120,7 @@ fn many_files_are_served_with_few_descriptors() {
             );
         }
         println!(
-            "{suite}: {} files, {opened} open at once with {DESCRIPTORS} descriptors, {kept} KiB resident",
+            "{suite}: {} files, {OPEN} open at once and {removed} of them removed with {DESCRIPTORS} descriptors, {kept} KiB resident",
             files()
         );
         drop(daemon);

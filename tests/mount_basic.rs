@@ -11,6 +11,8 @@ mod contents;
 mod control;
 #[path = "mount/daemon.rs"]
 mod daemon;
+#[path = "mount/idle.rs"]
+mod idle;
 #[path = "mount/locks.rs"]
 mod locks;
 #[path = "mount/mapped.rs"]

@@ -22,7 +22,7 @@ use fuser::{
 use super::answer::{answer, fill, unanswered};
 use super::attr::{TTL, bare_attr, file_attr, file_type, kind_of_mode, time_spec};
 use super::dirs::{self, Offered};
-use super::handles::{Handle, with_buffer};
+use super::handles::with_buffer;
 use super::kernel;
 use super::served::{Adapter, GENERATION};
 use super::{opened, xattrs};
@@ -55,7 +55,10 @@ fn send_ok(reply: ReplyEmpty, (): ()) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.agreed = kernel::agree(config, self.want_writeback)?;
+        self.agreed = kernel::agree(config, self.want_writeback, self.may_refuse_open)?;
+        if self.agreed.no_open {
+            self.volume.open_by_need();
+        }
         Ok(())
     }
 
@@ -73,7 +76,11 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &Request, number: INodeNo, lookups: u64) {
-        unanswered("forget", || self.inodes.forget(number.0, lookups));
+        unanswered("forget", || {
+            if let Some(node) = self.inodes.forget(number.0, lookups) {
+                self.volume.let_go_file(&node);
+            }
+        });
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -249,12 +256,15 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+        if self.agreed.no_open {
+            return reply.error(Errno::ENOSYS);
+        }
         self.come_to(request, 0);
         let open = || {
             self.volume.room_to_open()?;
             let node = self.inodes.find(number)?;
             let file = self.open_file(&node, flags.0, is_root(request))?;
-            self.opened(file, node)
+            self.opened(file)
         };
         answer(
             "open",
@@ -293,7 +303,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -306,7 +316,7 @@ impl Filesystem for Adapter {
             answer(
                 "read",
                 reply,
-                move || self.read_at(handle, offset, buffer),
+                move || self.read_at(number, handle, offset, buffer),
                 |reply, data| reply.data(data),
             );
         });
@@ -317,7 +327,7 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
@@ -328,12 +338,12 @@ impl Filesystem for Adapter {
     ) {
         self.come_to(request, data.len());
         let write = || {
-            let handle = self.handles.find(handle)?;
+            let file = self.file(number, handle, true)?;
             self.drop_privileges(
-                &handle.node,
+                file.node(),
                 write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             )?;
-            self.volume.write(&handle.file, offset, data)
+            self.volume.write(&file, offset, data)
         };
         answer("write", reply, write, |reply, len| {
             reply.written(len as u32)
@@ -366,14 +376,14 @@ impl Filesystem for Adapter {
     fn fsync(
         &self,
         request: &Request,
-        _: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         data_only: bool,
         reply: ReplyEmpty,
     ) {
         self.come_to(request, 0);
-        let (volume, handle) = (Arc::clone(&self.volume), self.handles.find(handle));
-        let sync = move || volume.fsync(&handle?.file, data_only);
+        let (volume, file) = (Arc::clone(&self.volume), self.file(number, handle, false));
+        let sync = move || volume.fsync(&*file?, data_only);
         self.syncs.run(|| answer("fsync", reply, sync, send_ok));
     }
 
@@ -505,7 +515,7 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         len: u64,
@@ -514,9 +524,9 @@ impl Filesystem for Adapter {
     ) {
         let allocate = || {
             let how = opened::fallocate_mode(mode)?;
-            let handle = self.handles.find(handle)?;
-            self.drop_privileges(&handle.node, !is_root(request))?;
-            self.volume.allocate(&handle.file, how, offset, len)
+            let file = self.file(number, handle, true)?;
+            self.drop_privileges(file.node(), !is_root(request))?;
+            self.volume.allocate(&file, how, offset, len)
         };
         answer("fallocate", reply, allocate, send_ok);
     }
@@ -524,7 +534,7 @@ impl Filesystem for Adapter {
     fn lseek(
         &self,
         _: &Request,
-        _: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
@@ -535,7 +545,7 @@ impl Filesystem for Adapter {
             let offset = u64::try_from(offset).map_err(|_| Error::errno(libc::ENXIO))?;
             let found = self
                 .volume
-                .seek(&self.handles.find(handle)?.file, offset, to)?;
+                .seek(&*self.file(number, handle, false)?, offset, to)?;
             i64::try_from(found).map_err(|_| Error::errno(libc::EOVERFLOW))
         };
         answer("lseek", reply, seek, ReplyLseek::offset);
@@ -544,10 +554,10 @@ impl Filesystem for Adapter {
     fn copy_file_range(
         &self,
         request: &Request,
-        _from_number: INodeNo,
+        from_number: INodeNo,
         from: FileHandle,
         from_offset: u64,
-        _to_number: INodeNo,
+        to_number: INodeNo,
         to: FileHandle,
         to_offset: u64,
         len: u64,
@@ -555,12 +565,12 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let copy = || {
-            let (from, to): (Arc<Handle>, Arc<Handle>) =
-                (self.handles.find(from)?, self.handles.find(to)?);
-            self.drop_privileges(&to.node, !is_root(request))?;
+            let from = self.file(from_number, from, false)?;
+            let to = self.file(to_number, to, true)?;
+            self.drop_privileges(to.node(), !is_root(request))?;
             let len = len.min(u64::from(u32::MAX)); // the reply counts in 32 bits
             self.volume
-                .copy_range(&from.file, from_offset, &to.file, to_offset, len)
+                .copy_range(&from, from_offset, &to, to_offset, len)
         };
         answer("copy_file_range", reply, copy, |reply, copied| {
             reply.written(copied as u32)

@@ -9,24 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::FileHandle;
 
-use crate::volume::{Error, Node, OpenFile, Result};
+use crate::volume::{Error, OpenFile, Result};
 
 /// Locks among which the table is divided.
 const SHARDS: usize = 16;
-
-/// An open file, and the node it was opened on.
-pub(super) struct Handle {
-    /// The volume's handle; dropping it closes.
-    pub(super) file: OpenFile,
-    /// What it was opened on.
-    pub(super) node: Arc<Node>,
-}
 
 /// All open files.
 #[derive(Default)]
 pub(super) struct Handles {
     last: AtomicU64,
-    shards: [Mutex<HashMap<u64, Arc<Handle>>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Arc<OpenFile>>>; SHARDS],
 }
 
 impl Handles {
@@ -36,14 +28,13 @@ impl Handles {
     }
 
     /// Takes a file in under `next`, or back under the number that the kernel has for it.
-    pub(super) fn put(&self, number: u64, file: OpenFile, node: Arc<Node>) {
+    pub(super) fn put(&self, number: u64, file: OpenFile) {
         self.last.fetch_max(number, Ordering::Relaxed);
-        self.shard(number)
-            .insert(number, Arc::new(Handle { file, node }));
+        self.shard(number).insert(number, Arc::new(file));
     }
 
     /// Every open file with its number.
-    pub(super) fn all(&self) -> Vec<(u64, Arc<Handle>)> {
+    pub(super) fn all(&self) -> Vec<(u64, Arc<OpenFile>)> {
         let mut all = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +58,7 @@ impl Handles {
     }
 
     /// The open file of a number; EBADF if there is none.
-    pub(super) fn find(&self, handle: FileHandle) -> Result<Arc<Handle>> {
+    pub(super) fn find(&self, handle: FileHandle) -> Result<Arc<OpenFile>> {
         self.shard(handle.0)
             .get(&handle.0)
             .cloned()
@@ -80,7 +71,7 @@ impl Handles {
         drop(released); // after the lock: closing may call the store
     }
 
-    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<Handle>>> {
+    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<OpenFile>>> {
         let [first, ..] = &self.shards;
         let shard = self.shards.get(number as usize % SHARDS).unwrap_or(first);
         shard.lock().unwrap_or_else(PoisonError::into_inner)

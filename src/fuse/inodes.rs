@@ -56,10 +56,10 @@ impl Inodes {
     }
 
     /// Takes back `lookups` of them; with the last the node may go.
-    pub(super) fn forget(&self, number: u64, lookups: u64) {
-        if let Some(node) = self.nodes.numbered(number) {
-            node.let_go(lookups);
-        }
+    pub(super) fn forget(&self, number: u64, lookups: u64) -> Option<Arc<Node>> {
+        let node = self.nodes.numbered(number)?;
+        node.let_go(lookups);
+        Some(node)
     }
 
     /// Every number that the kernel knows now.

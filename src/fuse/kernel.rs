@@ -20,6 +20,8 @@ const BACKGROUND: u16 = 64;
 pub(super) struct Agreed {
     /// opendir may be refused once and for all; listings are stateless then.
     pub(super) no_opendir: bool,
+    /// The same of open: the kernel opens files by itself, and names them by their nodes.
+    pub(super) no_open: bool,
     /// Writes gather in the kernel's cache.
     pub(super) writeback: bool,
 }
@@ -39,7 +41,11 @@ const WANTED: [InitFlags; 10] = [
 ];
 
 /// Settles flags and sizes.
-pub(super) fn agree(config: &mut KernelConfig, writeback: bool) -> io::Result<Agreed> {
+pub(super) fn agree(
+    config: &mut KernelConfig,
+    writeback: bool,
+    no_open: bool,
+) -> io::Result<Agreed> {
     let offered = config.capabilities();
     let ask = |config: &mut KernelConfig, flag| {
         offered.contains(flag) && config.add_capabilities(flag).is_ok()
@@ -59,6 +65,7 @@ pub(super) fn agree(config: &mut KernelConfig, writeback: bool) -> io::Result<Ag
         .map_err(|nearest| refused(nearest.into()))?;
     Ok(Agreed {
         no_opendir: offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+        no_open: no_open && offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
         writeback: writeback && ask(config, InitFlags::FUSE_WRITEBACK_CACHE),
     })
 }

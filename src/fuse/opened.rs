@@ -41,8 +41,8 @@ impl Adapter {
             .create(parent, name.as_bytes(), mode, caller, wanted);
         match made {
             Ok((node, attr, file)) => {
-                let (node, attr) = self.made((node, attr))?;
-                Ok((attr, self.opened(file, node)?))
+                let (_, attr) = self.made((node, attr))?;
+                Ok((attr, self.opened(file)?))
             }
             Err(error) if is(&error, libc::EEXIST) && flags & libc::O_EXCL == 0 => {
                 self.open_existing(parent, name, flags, caller.uid == 0)
@@ -63,9 +63,9 @@ impl Adapter {
         self.inodes.remember(&node);
         let opened = self.open_file(&node, flags, by_root).and_then(|file| {
             let attr = self.volume.attr(&node)?; // after a truncation
-            Ok((attr, self.opened(file, Arc::clone(&node))?))
+            Ok((attr, self.opened(file)?))
         });
-        opened.inspect_err(|_| self.inodes.forget(node.id(), 1))
+        opened.inspect_err(|_| drop(self.inodes.forget(node.id(), 1)))
     }
 }
 

@@ -19,6 +19,9 @@ use crate::volume::{Attr, Error, Node, OpenFile, Result, SetAttr, Volume};
 /// One generation of inode numbers: a number is not given again while the kernel knows it.
 pub(super) const GENERATION: Generation = Generation(0);
 
+/// The handle of every file, where the kernel opens by itself.
+const NO_HANDLE: u64 = 0;
+
 /// Set in the number of a request that is sent again (FUSE_UNIQUE_RESEND of linux/fuse.h).
 const AGAIN: u64 = 1 << 63;
 
@@ -29,6 +32,9 @@ pub(super) struct Adapter {
     pub(super) handles: Arc<Handles>,
     pub(super) agreed: Agreed,
     pub(super) want_writeback: bool,
+    /// Whether the kernel may open files by itself: not where another process must find them open, nor where opening one
+    /// later could fail.
+    pub(super) may_refuse_open: bool,
     pub(super) syncs: Syncs,
     /// Whether serving threads go where the programs are that they serve.
     tune: bool,
@@ -42,6 +48,7 @@ impl Adapter {
             handles: Arc::default(),
             agreed: Agreed::default(),
             want_writeback: options.writeback,
+            may_refuse_open: !options.supervise && volume.can_open_by_need(),
             syncs: Syncs::new(options.thread_count()),
             tune: options.tune,
             volume,
@@ -56,6 +63,7 @@ impl Adapter {
             handles: Arc::clone(&self.handles),
             agreed: Agreed::default(),
             want_writeback: self.want_writeback,
+            may_refuse_open: self.may_refuse_open,
             syncs: self.syncs.clone(),
             tune: self.tune,
         }
@@ -84,11 +92,29 @@ impl Adapter {
     }
 
     /// Gives an open file a number, which the log knows before the kernel does.
-    pub(super) fn opened(&self, file: OpenFile, node: Arc<Node>) -> Result<u64> {
+    pub(super) fn opened(&self, file: OpenFile) -> Result<u64> {
+        if self.agreed.no_open {
+            self.volume.keep_open(file);
+            return Ok(NO_HANDLE);
+        }
         let number = self.handles.next();
         self.volume.log_opened(number, &file)?;
-        self.handles.put(number, file, node);
+        self.handles.put(number, file);
         Ok(number)
+    }
+
+    /// What a request names: an open file by its number, or one that the kernel opened by itself.
+    pub(super) fn file(
+        &self,
+        number: INodeNo,
+        handle: FileHandle,
+        write: bool,
+    ) -> Result<Arc<OpenFile>> {
+        if handle.0 != NO_HANDLE {
+            return self.handles.find(handle);
+        }
+        let node = self.inodes.find(number)?;
+        by_number(&node, self.volume.file(&node, write))
     }
 
     /// Counts a lookup of a node that is about to be named to the kernel.
@@ -124,13 +150,13 @@ impl Adapter {
     /// Reads into a buffer; the part of it that was read.
     pub(super) fn read_at<'a>(
         &self,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         buffer: &'a mut [u8],
     ) -> Result<&'a [u8]> {
-        let len = self
-            .volume
-            .read(&self.handles.find(handle)?.file, offset, buffer)?;
+        let file = self.file(number, handle, false)?;
+        let len = self.volume.read(&file, offset, buffer)?;
         buffer.get(..len).ok_or_else(|| Error::errno(libc::EIO))
     }
 
@@ -142,7 +168,7 @@ impl Adapter {
         set: &SetAttr,
     ) -> Result<Attr> {
         let node = self.inodes.find(number)?;
-        let handle = handle.and_then(|handle| self.handles.find(handle).ok());
+        let handle = handle.and_then(|handle| self.file(number, handle, true).ok());
         if set.size.is_some() {
             self.drop_privileges(&node, set.kill_suid)?;
         }
@@ -150,7 +176,7 @@ impl Adapter {
             unprivileged: node.set_id().are_clear() && node.capability().are_clear(),
             ..*set
         };
-        let handle = handle.as_ref().map(|handle| &handle.file);
+        let handle = handle.as_deref();
         let changed = self.volume.set_attr(&node, &set, handle);
         if set.mode.is_some() {
             node.set_id().may_be_set();

@@ -103,6 +103,11 @@ pub trait KeyProvider: Send + Sync {
     /// The name that stands in the volume file: "software", "pkcs11", later "aws-kms".
     fn kind(&self) -> &'static str;
 
+    /// Whether it unwraps whatever becomes of the key's home: its keys are in this process's memory.
+    fn is_at_hand(&self) -> bool {
+        false
+    }
+
     /// State and versions of a key. Asks the home itself, not a memory of it.
     fn describe(&self, key: &KeyId) -> Result<KeyDescription, KeyError>;
 

@@ -182,7 +182,7 @@ impl Carried {
             let names = names_of(&node)?;
             waiting.extend(node.locations().into_iter().map(|at| at.parent));
             let replaced = match node.replaced() {
-                Some(Replaced::File(state)) => {
+                Some(Replaced::File(state, _)) => {
                     Some(CarriedReplaced::File(self.add_file(&node, &state)?))
                 }
                 Some(Replaced::Symlink(sealed)) => Some(CarriedReplaced::Symlink(sealed)),
@@ -285,7 +285,7 @@ impl Restored {
         }
         for carried in nodes {
             let replaced = match carried.replaced {
-                Some(CarriedReplaced::File(at)) => Replaced::File(restored.state(at)?),
+                Some(CarriedReplaced::File(at)) => Replaced::File(restored.state(at)?, None),
                 Some(CarriedReplaced::Symlink(sealed)) => Replaced::Symlink(sealed),
                 None => continue,
             };

@@ -14,6 +14,7 @@ use crate::volume::error::{Error, Result};
 use crate::volume::file::FileState;
 use crate::volume::files::FileTable;
 use crate::volume::handle::{self, Fallocate, OpenFile, OpenFlags, SeekTo};
+use crate::volume::held::Held;
 use crate::volume::housekeeping::Housekeeping;
 use crate::volume::key_loss::KeyLoss;
 use crate::volume::key_watch::{KeyWatch, Watching};
@@ -34,6 +35,7 @@ pub struct Volume {
     pub(crate) settler: Arc<Settler>,
     pub(crate) nodes: Arc<NodeTable>,
     pub(crate) files: FileTable,
+    pub(crate) held: Held,
     pub(crate) dirs: OpenDirs,
     pub(crate) rotation: RotationGate,
     pub(crate) logged: Logged,
@@ -91,6 +93,7 @@ impl Volume {
             settler: Settler::new(Arc::clone(&env), housekeeping.bell()),
             nodes,
             files: FileTable::default(),
+            held: Held::new(),
             dirs: OpenDirs::new(),
             rotation: RotationGate::default(),
             logged: Logged::default(),
@@ -130,6 +133,7 @@ impl Volume {
         drop(watch);
         self.housekeeping.stop();
         self.env.ring.ready.stop();
+        self.held.close_all();
         let settled = if self.env.read_only {
             Ok(())
         } else {
@@ -232,6 +236,39 @@ impl Volume {
     pub fn open(&self, node: &Arc<Node>, flags: OpenFlags) -> Result<OpenFile> {
         self.require_unlocked()?;
         handle::open(self, node, flags)
+    }
+
+    /// Whether files may be opened when they are needed: not where that takes a key from its home, which may be away while
+    /// what programs have open must go on.
+    pub fn can_open_by_need(&self) -> bool {
+        self.env.ring.is_at_hand()
+    }
+
+    /// From now on files are opened by `file`, when they are needed, and those whose last name goes stay to be opened until
+    /// their nodes are let go.
+    pub fn open_by_need(&self) {
+        self.held.use_it();
+    }
+
+    /// The file of a node that may have been opened long ago, as far as the caller knows; open for reading, and to `write`.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn file(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OpenFile>> {
+        self.require_unlocked()?;
+        self.held.file(self, node, write)
+    }
+
+    /// Keeps a file that was just made, as one that `file` opened.
+    pub fn keep_open(&self, file: OpenFile) {
+        self.held.keep(file);
+    }
+
+    /// A node that nobody holds any more needs no file.
+    pub fn let_go_file(&self, node: &Node) {
+        if self.held.is_used() && node.holds() == 0 {
+            self.held.close(node.id());
+        }
     }
 
     /// Reads at `offset`; short only at the end of the file.

@@ -16,7 +16,8 @@ use crate::volume::error::{Error, Result};
 use crate::volume::facade::Volume;
 use crate::volume::file::FileState;
 use crate::volume::file::body::Place;
-use crate::volume::node::{Node, Replaced};
+use crate::volume::held::is_out_of_descriptors;
+use crate::volume::node::{Location, Node, Replaced};
 use crate::volume::spot::{Found, Spot};
 use crate::volume::sync::locked;
 
@@ -138,21 +139,56 @@ pub(crate) fn open(volume: &Volume, node: &Arc<Node>, write: bool) -> Result<Arc
     Ok(state)
 }
 
+/// Before a name of a file goes: if it is the last one known, and nobody says who has files open, it stays to be opened
+/// until the node is let go. Where the store does not let it be opened, who has it open gets ESTALE.
+///
+/// # Errors
+/// EMFILE, ENFILE: there is no descriptor for it, so that the name must not go.
+pub(crate) fn keep_removed(volume: &Volume, spot: &Spot, found: &Found) -> Result<()> {
+    let node = &found.node;
+    if node.kind() == Kind::File && may_be_needed(volume, spot, node) {
+        node.keep_replaced(kept(volume, spot, node)?);
+    }
+    Ok(())
+}
+
 /// Before another object takes the last name of this one: what it holds is kept until the node is forgotten. As on any
 /// file system, who looked the name up before that may still open it. Where it cannot be had, such an open is ESTALE.
-pub(crate) fn keep_replaced(volume: &Volume, spot: &Spot, found: &Found) {
+///
+/// # Errors
+/// As `keep_removed`.
+pub(crate) fn keep_replaced(volume: &Volume, spot: &Spot, found: &Found) -> Result<()> {
     let (node, stat) = (&found.node, &found.stat);
+    let is_last = stat.nlink == 1;
     let replaced = match stat.kind {
-        Kind::File if stat.nlink == 1 => open_at(volume, node, false, &spot.file())
+        Kind::File if may_be_needed(volume, spot, node) => kept(volume, spot, node)?,
+        Kind::File if is_last => open_at(volume, node, false, &spot.file())
             .ok()
-            .map(Replaced::File),
-        Kind::Symlink if stat.nlink == 1 => {
+            .map(|state| Replaced::File(state, None)),
+        Kind::Symlink if is_last => {
             let sealed = spot.dir.read_link(spot.entry());
             sealed.ok().map(Replaced::Symlink)
         }
         _ => None,
     };
     node.keep_replaced(replaced);
+    Ok(())
+}
+
+/// Whether a caller may have a file open without a word, that no other name leads to.
+fn may_be_needed(volume: &Volume, spot: &Spot, node: &Node) -> bool {
+    let leads_on = |name: &Location| !name.is(&spot.node, spot.entry());
+    volume.held.is_used() && node.holds() > 0 && !node.locations().iter().any(leads_on)
+}
+
+fn kept(volume: &Volume, spot: &Spot, node: &Arc<Node>) -> Result<Option<Replaced>> {
+    let pin = volume.held.pin()?;
+    let write = !volume.env.read_only;
+    let open = || open_at(volume, node, write, &spot.file());
+    match volume.held.with_descriptors(open) {
+        Err(error) if is_out_of_descriptors(&error) => Err(error),
+        state => Ok(state.ok().map(|state| Replaced::File(state, Some(pin)))),
+    }
 }
 
 /// As `open`, for a file whose content is about to go: nothing is read.

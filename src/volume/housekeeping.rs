@@ -126,6 +126,7 @@ impl Memory {
 
 /// One pass over what is idle; what failed is tried again in the next.
 fn pass(volume: &Volume) -> Option<Error> {
+    volume.held.close_idle();
     let files = volume.settler.pass(IDLE).error;
     let moves = settle_moves(volume).err();
     files.or(moves)

@@ -94,6 +94,15 @@ impl KeyRing {
         served.max().map(|served| served.clamp(1, MOST_PARALLEL))
     }
 
+    /// Whether every data key can be unwrapped without the master key's home.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        self.chain().entries().iter().all(|entry| {
+            let provider = || self.provider(entry);
+            entry.stored.envelope == Envelope::Volume
+                || provider().is_ok_and(|provider| provider.is_at_hand())
+        })
+    }
+
     /// The provider of an entry.
     pub(crate) fn provider<'a>(
         &self,

@@ -31,6 +31,7 @@ pub(crate) mod facade;
 mod files;
 mod handle;
 mod heap;
+mod held;
 mod housekeeping;
 pub(crate) mod key_loss;
 mod key_watch;

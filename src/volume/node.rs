@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::store::{Kind, Stat};
 use crate::volume::error::{Error, Result};
 use crate::volume::file::FileState;
+use crate::volume::held::Pin;
 use crate::volume::sync::locked;
 
 pub(in crate::volume) mod carry;
@@ -68,8 +69,11 @@ mod by_ino {
 /// What an object holds whose last name another one took.
 #[derive(Clone)]
 pub(crate) enum Replaced {
-    /// A file, kept open.
-    File(#[allow(dead_code)] Arc<FileState>),
+    /// A file, kept open, and what counts it.
+    File(
+        #[allow(dead_code)] Arc<FileState>,
+        #[allow(dead_code)] Option<Arc<Pin>>,
+    ),
     /// A symlink as it was stored.
     Symlink(Vec<u8>),
 }

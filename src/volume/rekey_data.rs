@@ -191,6 +191,7 @@ fn sentence(error: &Error) -> String {
 /// EBUSY for a file in use, EMLINK for one with several names.
 fn rekey(volume: &Volume, node: &Arc<Node>) -> Result<u64> {
     for _ in 0..TRIES {
+        volume.held.close(node.id()); // who needs it opens what it is by then
         let old = files::open(volume, node, true)?;
         if old.backing().stat()?.nlink > 1 {
             return Err(Error::errno(libc::EMLINK));

@@ -221,7 +221,7 @@ impl Rename<'_> {
                 to.entry(),
             )?);
         };
-        files::keep_replaced(self.volume, to, target);
+        files::keep_replaced(self.volume, to, target)?;
         let replaced = take_name(self.volume, to, target, || {
             from.dir
                 .rename(from.entry(), &*to.dir, to.entry(), RenameMode::Replace)

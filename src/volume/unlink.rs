@@ -10,6 +10,7 @@ use crate::volume::access::with_owner_bits;
 use crate::volume::carry::text;
 use crate::volume::dir_id::mark;
 use crate::volume::error::{Error, Result};
+use crate::volume::files;
 use crate::volume::listing::{Contents, contents};
 use crate::volume::log::{Gone, Intent};
 use crate::volume::names::drop_side;
@@ -36,7 +37,9 @@ pub(crate) fn unlink_at(volume: &Volume, spot: &Spot) -> Result<()> {
         return Err(Error::errno(libc::EISDIR));
     }
     volume.intend(|| going_from(spot, &found))?;
-    take_name(volume, spot, &mut found, || spot.dir.remove(spot.entry()))?;
+    files::keep_removed(volume, spot, &found)?;
+    let taken = take_name(volume, spot, &mut found, || spot.dir.remove(spot.entry()));
+    taken.inspect_err(|_| found.node.keep_replaced(None))?;
     drop_side(&spot.dir, spot.entry());
     removed(volume, spot, &found);
     Ok(())

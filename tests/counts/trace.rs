@@ -75,20 +75,6 @@ impl Trace {
         rustix::fs::listxattr(&self.mnt, &mut [0u8; 1024][..]).unwrap();
     }
 
-    /// Waits until this request came after the last mark: the kernel sends a RELEASE when it likes.
-    pub fn wait_for(&self, request: &str) {
-        let start = Instant::now();
-        let here = |parts: Parts| {
-            let since_mark = parts.requests.iter().rev();
-            let mut since_mark = since_mark.take_while(|(told, _)| *told != MARK);
-            since_mark.any(|(told, _)| *told == request)
-        };
-        while !here(self.parts()) {
-            assert!(start.elapsed() < PATIENCE, "no {request}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     fn parts(&self) -> Parts {
         let log = fs::read_to_string(&self.log).unwrap();
         let mut parts = Parts::default();

@@ -6,11 +6,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::thread::Scope;
-use std::time::Duration;
+use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
 
 /// Names that the writer uses in turn.
 const NAMES: usize = 40;
+
+/// For the load to begin.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub struct Load {
@@ -60,8 +63,13 @@ impl Load {
         self.down.store(false, Ordering::SeqCst);
     }
 
-    /// Everything that was written and synced reads as it was written.
+    /// Everything that was written and synced reads as it was written; waits for the load to have begun.
     pub fn assert_whole(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE && !self.worked() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(self.worked(), "the load did not work");
         let written = self.lock();
         for (name, round) in &*written {
             assert!(
@@ -69,10 +77,10 @@ impl Load {
                 "{name} of round {round}"
             );
         }
-        assert!(
-            written.len() > 1 && self.reads.load(Ordering::SeqCst) > 0,
-            "the load did not work"
-        );
+    }
+
+    fn worked(&self) -> bool {
+        self.lock().len() > 1 && self.reads.load(Ordering::SeqCst) > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, usize>> {

@@ -157,9 +157,9 @@ fn restore(adapter: &Adapter, state: State, descriptors: Vec<OwnedFd>) -> Result
             write: open.write,
             ..OpenFlags::default()
         };
-        let node = adapter.inodes.find(INodeNo(open.node))?;
+        adapter.inodes.find(INodeNo(open.node))?; // the kernel holds what it has open
         let file = restored.open(open.node, open.file, flags)?;
-        adapter.handles.put(open.number, file, node);
+        adapter.handles.put(open.number, file);
     }
     adapter.handles.go_on_after(state.head.last_handle);
     Ok(())

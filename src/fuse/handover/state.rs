@@ -11,8 +11,8 @@ use super::Connection;
 use crate::fuse::handshake::Handshake;
 use crate::volume::{Carried, CarriedFile, CarriedNode, Error, Result};
 
-/// The form of all this. Another one is not understood.
-const FORM: u32 = 1;
+/// The form of all this, which is understood like those before it. 2: the kernel may open files by itself.
+const FORM: u32 = 2;
 
 /// What comes before the lists, and how long those are.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,12 +68,12 @@ pub(super) fn of(connection: &Connection) -> Result<(State, Carried)> {
         lookups.push(Lookups { node, count });
     }
     let mut handles = Vec::new();
-    for (number, handle) in adapter.handles.all() {
-        let (file, flags) = (&handle.file, handle.file.flags());
+    for (number, file) in adapter.handles.all() {
+        let flags = file.flags();
         handles.push(Opened {
             number,
             node: file.node().id(),
-            file: carried.add_open(file)?,
+            file: carried.add_open(&file)?,
             read: flags.read,
             write: flags.write, // what was to be cut is cut, and the kernel says where to append
         });
@@ -126,7 +126,7 @@ impl State {
         let bytes = whole(memory)?;
         let mut input = serde_json::Deserializer::from_slice(&bytes);
         let head = Head::deserialize(&mut input).map_err(unreadable)?;
-        if head.form != FORM {
+        if !(1..=FORM).contains(&head.form) {
             let program = &head.program;
             return Err(Error::Damaged(format!(
                 "the mount is served by version {program}, which leaves it in another form: unmount and mount again"

@@ -298,8 +298,7 @@ impl Supervised {
         self.keep_log(volume, head, Some(&rebuilt))?;
         adapter.handles.go_on_after(rebuilt.last_handle);
         for (opened, file) in rebuilt.handles {
-            let node = Arc::clone(file.node());
-            adapter.handles.put(opened.number, file, node);
+            adapter.handles.put(opened.number, file);
         }
         Ok(())
     }

@@ -12,6 +12,10 @@ impl KeyProvider for Keystore {
         "software"
     }
 
+    fn is_at_hand(&self) -> bool {
+        true
+    }
+
     fn describe(&self, key: &KeyId) -> Result<KeyDescription, KeyError> {
         self.refresh()?;
         let state = self.look();

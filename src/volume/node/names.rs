@@ -19,7 +19,7 @@ pub(crate) struct Location {
 
 impl Location {
     /// Whether it is this name.
-    pub(super) fn is(&self, parent: &Arc<Node>, stored: &[u8]) -> bool {
+    pub(crate) fn is(&self, parent: &Arc<Node>, stored: &[u8]) -> bool {
         Arc::ptr_eq(&self.parent, parent) && self.stored == stored
     }
 }

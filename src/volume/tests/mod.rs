@@ -4,6 +4,7 @@ mod ahead;
 mod carry;
 mod copy;
 mod faults;
+mod held;
 mod key_loss;
 mod log;
 mod model;
