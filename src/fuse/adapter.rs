@@ -77,7 +77,9 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _: &Request, number: INodeNo, lookups: u64) {
         unanswered("forget", || {
-            if let Some(node) = self.inodes.forget(number.0, lookups) {
+            let forgotten = self.inodes.forget(number.0, lookups);
+            if let Some(node) = forgotten.filter(|node| self.agreed.no_open && node.holds() == 0) {
+                self.handles.release_all_of(node.id());
                 self.volume.let_go_file(&node);
             }
         });

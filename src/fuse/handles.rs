@@ -71,6 +71,22 @@ impl Handles {
         drop(released); // after the lock: closing may call the store
     }
 
+    /// Takes out every file that was opened on this node: for a kernel that has begun to open files by itself, and releases none
+    /// any more that it had before.
+    pub(super) fn release_all_of(&self, node: u64) {
+        if self.last() == 0 {
+            return;
+        }
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let released: Vec<_> = shard
+                .extract_if(|_, file| file.node().id() == node)
+                .collect();
+            drop(shard);
+            drop(released);
+        }
+    }
+
     fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<OpenFile>>> {
         let [first, ..] = &self.shards;
         let shard = self.shards.get(number as usize % SHARDS).unwrap_or(first);

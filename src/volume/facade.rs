@@ -93,7 +93,7 @@ impl Volume {
             settler: Settler::new(Arc::clone(&env), housekeeping.bell()),
             nodes,
             files: FileTable::default(),
-            held: Held::new(),
+            held: Held::default(),
             dirs: OpenDirs::new(),
             rotation: RotationGate::default(),
             logged: Logged::default(),

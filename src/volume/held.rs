@@ -9,8 +9,8 @@
 //! the node keeps from when its last name went (`files::keep_removed`).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -22,19 +22,26 @@ use crate::volume::sync::locked;
 
 /// Locks among which the files are divided.
 const SHARDS: usize = 16;
-/// Files of one lock at most: 1,024 in all, and no more than an eighth of the descriptors that this process may have.
-const MOST: usize = 64;
+/// Files of one lock at most: 4,096 in all, and no more than an eighth of the descriptors that this process may have.
+const MOST: usize = if cfg!(test) { 64 } else { 256 };
 const PART: usize = 8;
 
 /// The files.
+#[derive(Default)]
 pub(crate) struct Held {
-    is_used: AtomicBool,
-    /// Files of one lock at most.
-    most: usize,
-    /// Files whose last name went, and how many there may be.
+    /// Once callers name files by their nodes.
+    bounds: OnceLock<Bounds>,
+    /// Files whose last name went.
     pinned: Arc<AtomicUsize>,
-    most_pinned: usize,
     shards: [Mutex<HashMap<u64, Kept>>; SHARDS],
+}
+
+/// How many files there may be.
+struct Bounds {
+    /// Of one lock.
+    kept: usize,
+    /// Whose last name went.
+    pinned: usize,
 }
 
 /// A file that counts as one that nobody can close, until this is dropped.
@@ -53,28 +60,22 @@ struct Kept {
 }
 
 impl Held {
-    /// None yet, within the limit of descriptors as it is now.
-    pub(crate) fn new() -> Self {
-        let limit = getrlimit(Resource::Nofile).current;
-        let limit = limit.and_then(|limit| usize::try_from(limit).ok());
-        let limit = limit.unwrap_or(usize::MAX);
-        Self {
-            is_used: AtomicBool::default(),
-            most: (limit / PART / SHARDS).clamp(1, MOST),
-            pinned: Arc::default(),
-            most_pinned: limit / 2,
-            shards: Default::default(),
-        }
-    }
-
-    /// From now on, callers name files by their nodes.
+    /// From now on, callers name files by their nodes. The limit of descriptors counts as it is now.
     pub(crate) fn use_it(&self) {
-        self.is_used.store(true, Ordering::Release);
+        self.bounds.get_or_init(|| {
+            let limit = getrlimit(Resource::Nofile).current;
+            let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+            let limit = limit.unwrap_or(usize::MAX);
+            Bounds {
+                kept: (limit / PART / SHARDS).clamp(1, MOST),
+                pinned: limit / 2,
+            }
+        });
     }
 
     /// Whether they do: a file whose last name goes may be needed again then.
     pub(crate) fn is_used(&self) -> bool {
-        self.is_used.load(Ordering::Acquire)
+        self.bounds.get().is_some()
     }
 
     /// The file of a node, opened if it is not open; to `write`, also where it is open for reading.
@@ -101,7 +102,8 @@ impl Held {
 
     /// Counts a file that is to stay open; EMFILE where there are too many.
     pub(crate) fn pin(&self) -> Result<Arc<Pin>> {
-        let more = |pinned| (pinned < self.most_pinned).then_some(pinned + 1);
+        let most = self.bounds.get().map_or(usize::MAX, |bounds| bounds.pinned);
+        let more = |pinned| (pinned < most).then_some(pinned + 1);
         let counted = self
             .pinned
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
@@ -131,7 +133,8 @@ impl Held {
             was_needed: true,
         };
         let mut shard = self.shard(id);
-        let room = shard.len() < self.most || shard.contains_key(&id);
+        let most = self.bounds.get().map_or(MOST, |bounds| bounds.kept);
+        let room = shard.len() < most || shard.contains_key(&id);
         let gone = (!room).then(|| take_one(&mut shard));
         let before = shard.insert(id, kept);
         drop(shard);
