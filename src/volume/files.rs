@@ -202,7 +202,7 @@ pub(crate) fn open_unchecked(
         return Ok(state);
     }
     volume.settler.make_room();
-    dir::at_name(volume, node, |name| {
+    let opened = dir::at_name(volume, node, |name| {
         let place = Place {
             dir: name.dir_id,
             stored: name.stored.to_vec(),
@@ -216,6 +216,11 @@ pub(crate) fn open_unchecked(
                 place,
             },
         )
+    });
+    // Its last name may have gone meanwhile, and what it was been kept.
+    opened.or_else(|error| match volume.files.live_for(node, write) {
+        Some((state, true)) => Ok(state),
+        _ => Err(error),
     })
 }
 
@@ -290,14 +295,14 @@ fn adopt(
 /// Checks every name of the file that was not checked since it was loaded.
 fn check_names(volume: &Volume, node: &Arc<Node>, state: &Arc<FileState>) -> Result<()> {
     for name in node.locations().into_iter().filter(|name| !name.checked) {
-        let place = Place {
-            dir: dir::id(volume, &name.parent)?,
-            stored: name.stored,
-        };
-        match state.load(&place) {
-            Ok(()) => node.checked_at(&name.parent, &place.stored),
-            // A name that went meanwhile needs no tag.
-            Err(_) if !node.is_at(&name.parent, &place.stored) => {}
+        let loaded = dir::id(volume, &name.parent).and_then(|dir| {
+            let stored = name.stored.clone();
+            state.load(&Place { dir, stored })
+        });
+        match loaded {
+            Ok(()) => node.checked_at(&name.parent, &name.stored),
+            // A name that went meanwhile, and its directory with it, needs no tag.
+            Err(_) if !node.is_at(&name.parent, &name.stored) => {}
             Err(error) => return Err(error),
         }
     }

@@ -68,6 +68,32 @@ fn a_removed_file_is_there_until_its_node_is_let_go() {
     }
 }
 
+/// A request that found the file closed, and then no name of it.
+#[test]
+fn who_needs_a_file_while_its_last_name_goes_gets_it() {
+    for suite in [Suite::Gcm, Suite::Xts] {
+        let (volume, _) = by_need(suite);
+        let (root, both) = (volume.root(), std::sync::Barrier::new(2));
+        for round in 0..2000_u32 {
+            let name = round.to_string();
+            let node = made(&volume, name.as_bytes());
+            let seen = std::thread::scope(|scope| {
+                let reading = scope.spawn(|| {
+                    both.wait();
+                    (0..round % 500 * 10).for_each(|_| std::hint::spin_loop());
+                    read(&volume, &node)
+                });
+                both.wait();
+                volume.unlink(&root, name.as_bytes()).unwrap();
+                reading.join().unwrap()
+            });
+            assert_eq!(seen.unwrap(), TEXT, "round {round}");
+            node.let_go(1);
+            volume.let_go_file(&node);
+        }
+    }
+}
+
 #[test]
 fn so_is_one_that_another_took_the_place_of_and_one_with_a_name_that_nobody_knows() {
     for suite in [Suite::Gcm, Suite::Xts] {
