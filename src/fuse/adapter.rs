@@ -76,13 +76,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &Request, number: INodeNo, lookups: u64) {
-        unanswered("forget", || {
-            let forgotten = self.inodes.forget(number.0, lookups);
-            if let Some(node) = forgotten.filter(|node| self.agreed.no_open && node.holds() == 0) {
-                self.handles.release_all_of(node.id());
-                self.volume.let_go_file(&node);
-            }
-        });
+        unanswered("forget", || self.let_go(number, lookups));
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -339,14 +333,8 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         self.come_to(request, data.len());
-        let write = || {
-            let file = self.file(number, handle, true)?;
-            self.drop_privileges(
-                file.node(),
-                write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            )?;
-            self.volume.write(&file, offset, data)
-        };
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let write = || self.write_at(number, handle, offset, data, kill);
         answer("write", reply, write, |reply, len| {
             reply.written(len as u32)
         });

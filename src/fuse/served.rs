@@ -160,6 +160,29 @@ impl Adapter {
         buffer.get(..len).ok_or_else(|| Error::errno(libc::EIO))
     }
 
+    /// Writes, with what that clears; `set_id`: the set-id bits too.
+    pub(super) fn write_at(
+        &self,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        set_id: bool,
+    ) -> Result<usize> {
+        let file = self.file(number, handle, true)?;
+        self.drop_privileges(file.node(), set_id)?;
+        self.volume.write(&file, offset, data)
+    }
+
+    /// The kernel takes back lookups of a node; with the last, where it opens by itself, it has that open no more.
+    pub(super) fn let_go(&self, number: INodeNo, lookups: u64) {
+        let node = self.inodes.forget(number.0, lookups);
+        if let Some(node) = node.filter(|node| self.agreed.no_open && node.holds() == 0) {
+            self.handles.release_all_of(node.id());
+            self.volume.let_go_file(&node);
+        }
+    }
+
     /// setattr of one inode.
     pub(super) fn change_attr(
         &self,
@@ -168,6 +191,8 @@ impl Adapter {
         set: &SetAttr,
     ) -> Result<Attr> {
         let node = self.inodes.find(number)?;
+        // Only a change of the size goes through it.
+        let handle = handle.filter(|_| set.size.is_some());
         let handle = handle.and_then(|handle| self.file(number, handle, true).ok());
         if set.size.is_some() {
             self.drop_privileges(&node, set.kill_suid)?;

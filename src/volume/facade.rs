@@ -264,11 +264,9 @@ impl Volume {
         self.held.keep(file);
     }
 
-    /// A node that nobody holds any more needs no file.
+    /// Closes the file of a node that nobody holds any more.
     pub fn let_go_file(&self, node: &Node) {
-        if self.held.is_used() && node.holds() == 0 {
-            self.held.close(node.id());
-        }
+        self.held.close(node.id());
     }
 
     /// Reads at `offset`; short only at the end of the file.

@@ -3,8 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 
-use crate::support::{backing_of, cached};
+use crate::support::{Sandbox, backing_of, cached};
 use crate::{errno, in_both, pattern};
 
 fn read_write(path: &std::path::Path) -> File {
@@ -259,16 +260,22 @@ fn forget(path: &std::path::Path) {
     assert_eq!(cached(path), 0);
 }
 
+/// Writes a file and has the kernel forget it, mounted again; its backing file.
+fn written_and_forgotten(sandbox: &Sandbox, path: &std::path::Path, size: usize) -> PathBuf {
+    fs::write(path, pattern(size, 5)).unwrap();
+    sandbox.umount();
+    let backing = backing_of(&sandbox.vault(), size);
+    forget(&backing);
+    sandbox.mount();
+    backing
+}
+
 #[test]
 fn the_first_byte_of_a_small_file_brings_all_of_it_into_the_cache() {
     const SIZE: usize = 13_000;
     in_both(|sandbox, mnt| {
         let path = mnt.join("small");
-        fs::write(&path, pattern(SIZE, 5)).unwrap();
-        sandbox.umount();
-        let backing = backing_of(&sandbox.vault(), SIZE);
-        forget(&backing);
-        sandbox.mount();
+        let backing = written_and_forgotten(sandbox, &path, SIZE);
         let mut direct = OpenOptions::new();
         let file = direct
             .read(true)
@@ -289,11 +296,7 @@ fn a_file_read_from_one_end_to_the_other_is_cached_once() {
     const SIZE: usize = 48 << 20;
     in_both(|sandbox, mnt| {
         let path = mnt.join("stream");
-        fs::write(&path, pattern(SIZE, 5)).unwrap();
-        sandbox.umount();
-        let backing = backing_of(&sandbox.vault(), SIZE);
-        forget(&backing);
-        sandbox.mount();
+        let backing = written_and_forgotten(sandbox, &path, SIZE);
         assert!(fs::read(&path).unwrap() == pattern(SIZE, 5));
         is_not_cached(&backing, SIZE);
     });

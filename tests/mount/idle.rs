@@ -49,12 +49,20 @@ fn reads(file: &File, wanted: &[u8]) {
     assert_eq!(&bytes[..len], wanted);
 }
 
-#[test]
-fn a_file_that_was_left_alone_is_there_whatever_became_of_its_name() {
+/// Runs a test with a daemon of each suite, its mount and its backing directory; afterwards nothing is damaged.
+fn in_both(test: impl Fn(&Daemon, &Path, &Path)) {
     for suite in SUITES {
         let sandbox = Sandbox::with_volume(suite);
         let daemon = Daemon::of(&sandbox);
-        let (mnt, vault) = (sandbox.mnt(), sandbox.vault());
+        test(&daemon, &sandbox.mnt(), &sandbox.vault());
+        drop(daemon);
+        sandbox.ok(&["check", "vault"]);
+    }
+}
+
+#[test]
+fn a_file_that_was_left_alone_is_there_whatever_became_of_its_name() {
+    in_both(|daemon, mnt, vault| {
         let path = |name: &str| mnt.join(name);
         let names = [
             "stays",
@@ -71,7 +79,7 @@ fn a_file_that_was_left_alone_is_there_whatever_became_of_its_name() {
         fs::write(path("other"), "other").unwrap();
         fs::create_dir(path("dir")).unwrap();
         let files = names.map(|name| open(&path(name)));
-        wait_for(&daemon, &vault, (0, 0));
+        wait_for(daemon, vault, (0, 0));
         fs::hard_link(path("linked"), path("dir/link")).unwrap();
         fs::remove_file(path("linked")).unwrap();
         fs::remove_file(path("removed")).unwrap();
@@ -80,7 +88,7 @@ fn a_file_that_was_left_alone_is_there_whatever_became_of_its_name() {
         fs::rename(path("dir"), path("elsewhere")).unwrap();
         fs::set_permissions(path("read-only"), fs::Permissions::from_mode(0o400)).unwrap();
         fs::write(path("cut"), "cu").unwrap();
-        wait_for(&daemon, &vault, (2, 2));
+        wait_for(daemon, vault, (2, 2));
         for (file, name) in files.iter().zip(names) {
             let (content, links) = match name {
                 "cut" => ("cu", 1),
@@ -92,7 +100,7 @@ fn a_file_that_was_left_alone_is_there_whatever_became_of_its_name() {
             file.write_all_at(b"X", 0).unwrap();
             file.sync_all().unwrap();
         }
-        wait_for(&daemon, &vault, (2, 2));
+        wait_for(daemon, vault, (2, 2));
         for (file, name) in files.iter().zip(names) {
             let content = if name == "cut" { "cu" } else { name };
             reads(file, &[b"X", &content.as_bytes()[1..]].concat());
@@ -100,12 +108,10 @@ fn a_file_that_was_left_alone_is_there_whatever_became_of_its_name() {
             reads(file, b"X");
         }
         drop(files);
-        wait_for(&daemon, &vault, (0, 0));
+        wait_for(daemon, vault, (0, 0));
         assert_eq!(errno(fs::read(path("removed"))), libc::ENOENT);
         assert_eq!(fs::read(path("elsewhere/link")).unwrap(), b"X");
-        drop(daemon);
-        sandbox.ok(&["check", "vault"]);
-    }
+    });
 }
 
 #[allow(unsafe_code)]
@@ -116,25 +122,22 @@ fn map(file: &File) -> memmap2::MmapMut {
 
 #[test]
 fn a_mapping_that_was_left_alone_is_written_where_its_file_is() {
-    for suite in SUITES {
-        let sandbox = Sandbox::with_volume(suite);
-        let daemon = Daemon::of(&sandbox);
-        let (mnt, vault) = (sandbox.mnt(), sandbox.vault());
+    in_both(|daemon, mnt, vault| {
         fs::write(mnt.join("f"), vec![7; 8192]).unwrap();
         let file = open(&mnt.join("f"));
         let mut map = map(&file);
         drop(file);
-        wait_for(&daemon, &vault, (0, 0));
+        wait_for(daemon, vault, (0, 0));
         fs::rename(mnt.join("f"), mnt.join("g")).unwrap();
         map[5000] = 9;
         map.flush().unwrap();
-        wait_for(&daemon, &vault, (0, 0));
+        wait_for(daemon, vault, (0, 0));
         fs::remove_file(mnt.join("g")).unwrap();
         map[1] = 8;
         map.flush().unwrap();
         assert_eq!((map[0], map[1], map[5000]), (7, 8, 9));
-        wait_for(&daemon, &vault, (1, 1));
+        wait_for(daemon, vault, (1, 1));
         drop(map);
-        wait_for(&daemon, &vault, (0, 0));
-    }
+        wait_for(daemon, vault, (0, 0));
+    });
 }
