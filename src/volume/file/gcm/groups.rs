@@ -30,6 +30,7 @@ impl GcmBody {
                 }
                 memory.table.drops()
             };
+            self.missed(number);
             let mut bytes = [0; RECORDS];
             let records = self.read_records(number, &mut bytes)?;
             self.take_in(number, records, drops)?;

@@ -23,6 +23,7 @@ mod names;
 mod place;
 mod read;
 mod resize;
+mod scout;
 mod scratch;
 mod settle;
 mod space;
@@ -47,6 +48,7 @@ use crate::volume::error::{Error, Result};
 use crate::volume::file::body::{Body, Mark, Names, Place};
 use crate::volume::file::quietly;
 use beside::Beside;
+use scout::Scout;
 pub(in crate::volume::file) use space::room;
 use state::Head;
 use table::Table;
@@ -64,6 +66,7 @@ pub(crate) struct GcmBody {
     size: AtomicU64,
     /// Where the last overwrite ended.
     overwritten: AtomicU64,
+    scout: Scout,
     writer: Mutex<()>,
     /// A sync that runs while the writer goes on.
     beside: Mutex<Option<Beside>>,
@@ -149,6 +152,7 @@ impl GcmBody {
             file,
             size: AtomicU64::new(memory.head.state().size),
             overwritten: AtomicU64::new(0),
+            scout: Scout::default(),
             writer: Mutex::new(()),
             beside: Mutex::default(),
             io: RwLock::new(()),

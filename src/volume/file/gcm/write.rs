@@ -58,7 +58,7 @@ impl GcmBody {
         };
         let changed = bytes.blocks();
         if self.overwritten.swap(bytes.end(), Ordering::Relaxed) == offset {
-            self.ask_for_records(&changed);
+            self.ask_for_next(&changed);
         }
         with_scratch(|text| {
             let mut later = Vec::new();
@@ -80,23 +80,6 @@ impl GcmBody {
             }
             self.place_together(turn, &mut later, text.all())
         })
-    }
-
-    /// Who overwrites on from here wants the records of the groups after this: they come while this is sealed and written.
-    fn ask_for_records(&self, changed: &Range<u64>) {
-        let end = (2 * changed.end - changed.start).min(self.blocks());
-        let groups = layout::group_of(changed.end - 1) + 1..=layout::group_of(end - 1);
-        if groups.is_empty() {
-            return;
-        }
-        let unknown: Vec<u32> = {
-            let memory = self.memory();
-            groups.filter(|number| !memory.table.has(*number)).collect()
-        };
-        for number in unknown {
-            self.backing
-                .will_need(layout::tag_page_offset(number), PAGE);
-        }
     }
 
     /// The part of a change that falls into one group.

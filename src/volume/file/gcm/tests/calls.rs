@@ -75,6 +75,35 @@ fn who_overwrites_on_has_the_next_records_asked_for_and_nobody_else() {
 }
 
 #[test]
+fn who_comes_in_no_order_has_the_records_of_all_groups_asked_for_once() {
+    let (fixture, store) = made();
+    let mounted = fixture.mount(store.clone(), 1, &[]);
+    let file = mounted.file("f");
+    file.write(0, &vec![1; (GROUP_1 + 31 * 64 * BLOCK) as usize])
+        .unwrap();
+    mounted.settler.settle_all().unwrap();
+    drop(file);
+    let file = fixture.mount(store.clone(), 2, &[]).file("f");
+    let mut page = vec![0; BLOCK as usize];
+    // Blocks that do not come with their group's records, from the last group to the first; each slot is asked for, too.
+    let groups = || (1..32).rev();
+    let mut asked = |group: u64| {
+        let offset = GROUP_1 + (64 * (group - 1) + 1) * BLOCK;
+        let counts = cost(&store, || {
+            assert_eq!(file.read(offset, &mut page).unwrap(), page.len())
+        });
+        counts.of(Call::WillNeed)
+    };
+    let counts: Vec<u64> = groups().map(&mut asked).collect();
+    // The own group and one more, then two more, until they meet those that were read; group 0 came with the header.
+    assert_eq!(counts[..8], [1; 8]);
+    assert_eq!(counts[8..15], [3; 7]);
+    assert_eq!(counts[15..18], [4; 3]);
+    assert_eq!(counts[18..], [1; 13]);
+    assert!(groups().all(|group| asked(group) == 0), "all are known");
+}
+
+#[test]
 fn an_appended_block_is_length_data_record_and_state() {
     let (fixture, store) = made();
     let mounted = fixture.mount(store.clone(), 1, &[]);
