@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use fuser::Errno;
 
-use super::{errno, gate};
+use super::{errno, gate, pace, turns};
 use crate::volume::{Result, Volume};
 
 /// A reply that can be a refusal.
@@ -72,9 +72,11 @@ pub(super) fn answer<R: Refuse, T>(
     work: impl FnOnce() -> Result<T>,
     send: impl FnOnce(R, T),
 ) {
+    let _turn = turns::turn();
     let Some(_inside) = gate::enter() else {
         return reply.refuse(Errno::EIO); // to nobody: the kernel sends the request again
     };
+    pace::asked();
     let done = caught(call, work);
     before_answer();
     match done {
@@ -90,9 +92,11 @@ pub(super) fn fill<R: Refuse>(
     work: impl FnOnce(&mut R) -> Result<()>,
     send: impl FnOnce(R),
 ) {
+    let _turn = turns::turn();
     let Some(_inside) = gate::enter() else {
         return reply.refuse(Errno::EIO);
     };
+    pace::asked();
     let done = caught(call, || work(&mut reply));
     before_answer();
     match done {
@@ -103,6 +107,7 @@ pub(super) fn fill<R: Refuse>(
 
 /// Does work that has no answer.
 pub(super) fn unanswered(call: &str, work: impl FnOnce()) {
+    let _turn = turns::turn();
     let _ = caught(call, || {
         work();
         Ok(())

@@ -89,6 +89,11 @@ fn is_server(thread: i32) -> bool {
     read.is_ok() && name.starts_with(SERVERS)
 }
 
+/// Whether a thread of this name takes requests from the device.
+pub(super) fn is_servers_name(name: &str) -> bool {
+    name.as_bytes().starts_with(SERVERS)
+}
+
 extern "C" fn nothing(_signal: libc::c_int) {}
 
 /// SIGURG, which nobody else uses here, ends a call with EINTR from now on.

@@ -7,6 +7,7 @@
 mod adapter;
 mod answer;
 mod attr;
+mod awake;
 pub mod control;
 mod device;
 mod dirs;
@@ -22,11 +23,13 @@ mod mountpoint;
 mod near;
 mod opened;
 mod options;
+mod pace;
 mod served;
 mod session;
 mod signals;
 pub mod supervise;
 mod syncs;
+mod turns;
 mod xattrs;
 
 pub use handover::{Coming, Handover};

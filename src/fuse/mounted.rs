@@ -8,7 +8,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::path::Arg;
 
 /// A mount of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,14 +108,26 @@ impl Mounted {
 
     /// Cuts the connection: every request, also of those who wait, fails from here on.
     pub(super) fn abort(&self) -> io::Result<()> {
+        write_at(self.connection()?, "abort", "1")
+    }
+
+    /// The connection's directory in the control file system.
+    pub(super) fn connection(&self) -> io::Result<OwnedFd> {
         let minor = self.device.split(':').next_back().unwrap_or_default();
-        let switch = Path::new(minor).join("abort");
-        match write(&Path::new("/sys/fs/fuse/connections").join(&switch), "1") {
-            // Where nobody mounted the control file system, root can look at it without mounting it anywhere.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_at(control_file_system()?, &switch, "1")
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mounted = Path::new("/sys/fs/fuse/connections").join(minor);
+        match rustix::fs::open(&mounted, flags, Mode::empty()) {
+            // Where nobody mounted it, root can look at it without mounting it anywhere.
+            Err(Errno::NOENT) => {
+                let file_system = control_file_system()?;
+                Ok(rustix::fs::openat(
+                    file_system,
+                    minor,
+                    flags,
+                    Mode::empty(),
+                )?)
             }
-            done => done,
+            opened => Ok(opened?),
         }
     }
 }
@@ -218,7 +232,7 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
     write_at(CWD, path, value)
 }
 
-fn write_at(dir: impl AsFd, path: &Path, value: &str) -> io::Result<()> {
+fn write_at(dir: impl AsFd, path: impl Arg, value: &str) -> io::Result<()> {
     let file = rustix::fs::openat(dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value.as_bytes())?;
     Ok(())

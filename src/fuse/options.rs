@@ -26,7 +26,8 @@ pub struct MountOptions {
     pub writeback: bool,
     /// Another process goes on where the one that serves died.
     pub supervise: bool,
-    /// Serving threads go where programs wait for them; as root, with `writeback`, more dirty pages of the mount may gather.
+    /// Serving threads go where programs wait for them; as root, idle processors of a virtual machine stay awake while requests follow
+    /// each other, and with `writeback` more dirty pages of the mount may gather.
     pub tune: bool,
     /// Threads that serve requests; without it, twice the processors and at least 4.
     pub threads: Option<usize>,

@@ -12,6 +12,7 @@ use super::kernel::Agreed;
 use super::near;
 use super::opened::by_number;
 use super::options::MountOptions;
+use super::pace;
 use super::syncs::Syncs;
 use super::xattrs;
 use crate::volume::{Attr, Error, Node, OpenFile, Result, SetAttr, Volume};
@@ -72,6 +73,7 @@ impl Adapter {
     /// Before a request with so many bytes of content, of those kinds that programs send many of and wait for.
     pub(super) fn come_to(&self, request: &Request, content: usize) {
         if self.tune {
+            pace::moved(content);
             near::come_to(request.pid(), content);
         }
     }

@@ -18,6 +18,7 @@ use super::handshake::Handshake;
 use super::mounted::Mounted;
 use super::mountpoint::{self, ServeError};
 use super::options::MountOptions;
+use super::pace::{self, Means};
 use super::served::Adapter;
 use super::signals::EndingSignals;
 use super::supervise::Supervised;
@@ -85,7 +86,17 @@ pub fn serve(
             .for_each(|mounted| mounted.tune(options.writeback));
     }
     let server = || handover.serve(connection, session);
-    let served = run(server, signals.as_ref(), mounted.as_ref(), ready);
+    let means = options
+        .tune
+        .then(|| Means::here(mounted.as_ref()))
+        .flatten();
+    let served = run(
+        server,
+        signals.as_ref(),
+        mounted.as_ref(),
+        means.as_ref(),
+        ready,
+    );
     volume.when_locked(None);
     if let Origin::Supervisor(supervised) = origin
         && !handover.is_gone()
@@ -124,6 +135,7 @@ fn run(
     serve: impl FnOnce() -> io::Result<()> + Send,
     signals: Option<&EndingSignals>,
     mounted: Option<&Mounted>,
+    means: Option<&Means>,
     ready: impl FnOnce() + Send,
 ) -> Result<(), ServeError> {
     thread::scope(|scope| {
@@ -131,11 +143,18 @@ fn run(
         if let (Some(signals), Some(mounted)) = (signals, mounted) {
             scope.spawn(move || end_on_signal(signals, mounted));
         }
+        if let Some(means) = means {
+            let keeper = thread::Builder::new().name("pace".to_owned());
+            if let Err(error) = keeper.spawn_scoped(scope, || pace::keep(means)) {
+                tracing::debug!("nobody keeps the pace: {error}");
+            }
+        }
         ready();
         let served = server
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("a serving thread panicked")));
         signals.into_iter().for_each(EndingSignals::end);
+        pace::end();
         match served {
             // The kernel ended the connection while a thread took one of its last requests (a RELEASE, a FORGET) from it.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),

@@ -25,7 +25,7 @@ use super::control::Refusal;
 use super::handshake::{self, Handshake};
 use super::inodes::Inodes;
 use super::served::Adapter;
-use super::{device, gate};
+use super::{device, gate, turns};
 use crate::volume::{LockHook, Volume};
 
 /// Between two attempts to take a thread from the device.
@@ -90,6 +90,14 @@ impl Connection {
         self.others.clear();
         Ok(resumed)
     }
+
+    /// Tells the serving threads of this process what they serve.
+    fn is_served_now(&self) {
+        let threads = self.config.n_threads.unwrap_or(1);
+        if let Err(error) = turns::begin(threads, self.device.as_fd()) {
+            tracing::debug!("nobody looks out for requests: {error}");
+        }
+    }
 }
 
 impl Handover {
@@ -129,6 +137,7 @@ impl Handover {
         mut session: Session<Adapter>,
     ) -> io::Result<()> {
         forget_when_locked(&connection.adapter, session.notifier());
+        connection.is_served_now();
         *self.locked() = Turn::Serving(connection);
         loop {
             let ended = session.run();
@@ -139,6 +148,7 @@ impl Handover {
                 gate::open();
                 connection.resume(&again).map(|goes_on| (again, goes_on))
             });
+            connection.is_served_now();
             let goes_on = resumed.as_ref().is_ok_and(|(_, goes_on)| *goes_on);
             drop(self.turn_to(if goes_on {
                 Turn::Serving(connection)
