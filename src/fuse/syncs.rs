@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::turns;
+
 /// Threads beside the serving ones at most.
 const BESIDE: usize = 64;
 /// How long such a thread waits for another sync before it ends: starting one costs as much as all else about a request.
@@ -51,6 +53,7 @@ impl Syncs {
 
     /// Runs a sync on this thread, or on one beside where half of the serving threads have one already.
     pub(super) fn run(&self, sync: impl FnOnce() + Send + 'static) {
+        let _turn = turns::turn(); // which does not end while this thread still counts as one at a sync
         let mut state = self.shared.lock();
         if state.here < (self.serving / 2).max(1) {
             return self.run_here(state, sync);

@@ -8,6 +8,7 @@
 //! will come back to it. Whoever lets them rest (`one_is_enough`) calls them back (`all_serve`) as soon as no request came for
 //! a while, whatever the reason: a thread that is held up by its request holds up nobody for longer than that.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,8 +23,11 @@ use super::device;
 const LOOKOUT: Duration = Duration::from_micros(12);
 /// A request that took longer waited for something else: what is won beside that does not count.
 const SHORT: Duration = Duration::from_micros(30);
-/// After so many times in vain in a row it is tried only every `SELDOM` times.
-const IN_VAIN: u32 = 8;
+/// A lookout that was not in vain is worth one more, up to so many; one in vain costs `IN_VAIN`: it takes that much longer than is
+/// won, and longer where the program waits for this very processor.
+const WORTH: u32 = 24;
+const IN_VAIN: u32 = 6;
+/// Without credit it is tried every so many requests.
 const SELDOM: u32 = 64;
 
 /// One process serves one mount.
@@ -34,6 +38,7 @@ static DEVICE: OnceLock<OwnedFd> = OnceLock::new();
 thread_local! {
     /// Whether this thread takes requests from the device: others answer, too.
     static SERVES: bool = thread::current().name().is_some_and(device::is_servers_name);
+    static IN_TURN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// So many threads serve from here on, by this device.
@@ -64,17 +69,17 @@ pub(super) struct Turn {
     begun: Option<Instant>,
 }
 
-/// Begins a turn; `None` in threads beside the serving ones.
+/// Begins a turn; `None` within one, and in threads beside the serving ones.
 pub(super) fn turn() -> Option<Turn> {
-    SERVES.with(|serves| {
-        serves.then(|| Turn {
-            begun: TURNS.began(Instant::now),
-        })
+    let begins = SERVES.with(|serves| *serves) && !IN_TURN.replace(true);
+    begins.then(|| Turn {
+        begun: TURNS.began(Instant::now),
     })
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        IN_TURN.set(false);
         TURNS.ended(
             self.begun.is_some_and(|begun| begun.elapsed() < SHORT),
             || {
@@ -110,8 +115,10 @@ struct Turns {
     /// How many times they were called back.
     calls: Mutex<u64>,
     called: Condvar,
-    /// Lookouts in vain in a row.
-    in_vain: AtomicU32,
+    /// For lookouts.
+    credit: AtomicU32,
+    /// Requests without a lookout in a row.
+    without: AtomicU32,
 }
 
 impl Turns {
@@ -122,7 +129,8 @@ impl Turns {
             one_is_enough: AtomicBool::new(false),
             calls: Mutex::new(0),
             called: Condvar::new(),
-            in_vain: AtomicU32::new(0),
+            credit: AtomicU32::new(0),
+            without: AtomicU32::new(0),
         }
     }
 
@@ -165,15 +173,18 @@ impl Turns {
     }
 
     fn look_out(&self, look_out: impl FnOnce() -> bool) {
-        let in_vain = self.in_vain.load(Ordering::Relaxed);
-        let is_seldom = in_vain >= IN_VAIN && !in_vain.is_multiple_of(SELDOM);
-        let is_in_vain = is_seldom || !look_out();
-        let now = if is_in_vain {
-            in_vain.wrapping_add(1)
+        let credit = self.credit.load(Ordering::Relaxed);
+        let without = self.without.load(Ordering::Relaxed);
+        if credit == 0 && without < SELDOM {
+            return self.without.store(without + 1, Ordering::Relaxed);
+        }
+        self.without.store(0, Ordering::Relaxed);
+        let credit = if look_out() {
+            (credit + 1).min(WORTH)
         } else {
-            0
+            credit.saturating_sub(IN_VAIN)
         };
-        self.in_vain.store(now, Ordering::Relaxed);
+        self.credit.store(credit, Ordering::Relaxed);
     }
 
     fn one_is_enough(&self) {
@@ -192,7 +203,6 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
 
     use super::*;
 
@@ -255,7 +265,7 @@ mod tests {
         turns.one_is_enough();
         let comes = AtomicBool::new(true);
         let lookouts = |requests: u32| {
-            let count = AtomicU64::new(0);
+            let count = AtomicU32::new(0);
             for _ in 0..requests {
                 turns.began(Instant::now);
                 turns.ended(true, || {
@@ -265,20 +275,23 @@ mod tests {
             }
             count.load(Ordering::Relaxed)
         };
-        assert_eq!(lookouts(100), 100);
+        assert_eq!(lookouts(100), 100 - SELDOM, "it begins with a try");
         comes.store(false, Ordering::Relaxed);
-        assert_eq!(lookouts(SELDOM * 10 + 1), u64::from(IN_VAIN) + 10);
+        let in_vain = WORTH / IN_VAIN;
+        assert_eq!(lookouts(in_vain), in_vain);
+        assert_eq!(lookouts((SELDOM + 1) * 9), 9);
         comes.store(true, Ordering::Relaxed);
-        assert_eq!(lookouts(SELDOM), 1, "and finds that it is not in vain");
-        assert_eq!(lookouts(100), 100);
+        assert_eq!(lookouts(SELDOM + 1 + 50), 1 + 50);
     }
 
     #[test]
     fn a_long_request_is_not_followed_by_a_lookout() {
         let turns = serving(1);
         turns.one_is_enough();
-        turns.began(Instant::now);
-        turns.ended(false, || unreachable!("it was long"));
+        for _ in 0..2 * SELDOM {
+            turns.began(Instant::now);
+            turns.ended(false, || unreachable!("it was long"));
+        }
     }
 
     #[test]
@@ -289,6 +302,13 @@ mod tests {
             thread.spawn(|| turn().is_some()).unwrap().join().unwrap()
         };
         assert!(named("fuser-3") && !named("sync"));
+        let server = thread::Builder::new().name("fuser-0".to_owned());
+        let nested = || {
+            let whole = turn();
+            (whole.is_some(), turn().is_some())
+        };
+        let twice = server.spawn(move || (nested(), nested())).unwrap().join();
+        assert_eq!(twice.unwrap(), ((true, false), (true, false)));
     }
 
     #[test]
