@@ -36,13 +36,14 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether idle processors of this machine halt, and are few: what the daemon looks for.
+/// Whether idle processors of this machine halt, are few, and can be kept from it: what the daemon looks for.
 fn halts() -> bool {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let online = read("/sys/devices/system/cpu/online");
     let last = online.trim().rsplit([',', '-']).next();
     read("/sys/devices/system/cpu/cpuidle/current_governor_ro").trim() == "haltpoll"
         && last.is_some_and(|last| last.parse().is_ok_and(|last: u32| last < 8))
+        && File::options().write(true).open(LATENCY).is_ok()
 }
 
 /// How long processors may take to wake, µs, by all wishes together.
