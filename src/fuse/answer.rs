@@ -105,9 +105,9 @@ pub(super) fn fill<R: Refuse>(
     }
 }
 
-/// Does work that has no answer.
+/// Does work that has no answer: one of the nodes that the kernel forgets, often many with one request.
 pub(super) fn unanswered(call: &str, work: impl FnOnce()) {
-    let _turn = turns::turn();
+    let _part = turns::part();
     let _ = caught(call, || {
         work();
         Ok(())

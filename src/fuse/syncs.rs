@@ -165,6 +165,15 @@ mod tests {
     }
 
     #[test]
+    fn whoever_answers_within_a_sync_does_not_end_the_turn_of_its_thread() {
+        let server = thread::Builder::new().name("fuser-0".to_owned());
+        let (seen, saw) = mpsc::channel();
+        let sync = move || Syncs::new(2).run(move || seen.send(turns::turn().is_none()).unwrap());
+        server.spawn(sync).unwrap().join().unwrap();
+        assert!(saw.recv().unwrap(), "it is in one already");
+    }
+
+    #[test]
     fn each_of_many_at_once_has_a_thread_that_the_next_ones_use_again() {
         let syncs = Syncs::new(1);
         let (hold, held) = mpsc::channel::<()>();

@@ -67,19 +67,33 @@ pub(super) fn all_serve() {
 pub(super) struct Turn {
     /// Where one thread is enough.
     begun: Option<Instant>,
+    is_part: bool,
 }
 
 /// Begins a turn; `None` within one, and in threads beside the serving ones.
 pub(super) fn turn() -> Option<Turn> {
+    begin_turn(false)
+}
+
+/// As `turn`, for a part of a request: more of it may follow, which must not wait for the end of a rest.
+pub(super) fn part() -> Option<Turn> {
+    begin_turn(true)
+}
+
+fn begin_turn(is_part: bool) -> Option<Turn> {
     let begins = SERVES.with(|serves| *serves) && !IN_TURN.replace(true);
     begins.then(|| Turn {
         begun: TURNS.began(Instant::now),
+        is_part,
     })
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         IN_TURN.set(false);
+        if self.is_part {
+            return TURNS.comes_back();
+        }
         TURNS.ended(
             self.begun.is_some_and(|begun| begun.elapsed() < SHORT),
             || {
@@ -148,6 +162,10 @@ impl Turns {
         if self.one_is_enough.load(Ordering::Relaxed) && !self.rested() && short {
             self.look_out(look_out);
         }
+        self.comes_back();
+    }
+
+    fn comes_back(&self) {
         self.away.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -282,6 +300,21 @@ mod tests {
         assert_eq!(lookouts((SELDOM + 1) * 9), 9);
         comes.store(true, Ordering::Relaxed);
         assert_eq!(lookouts(SELDOM + 1 + 50), 1 + 50);
+    }
+
+    #[test]
+    fn a_part_of_a_request_is_not_followed_by_a_rest() {
+        let turns = serving(4); // three of them at the device
+        turns.one_is_enough();
+        turns.began(Instant::now);
+        turns.comes_back();
+        assert_eq!(turns.away.load(Ordering::SeqCst), 0);
+        let server = thread::Builder::new().name("fuser-0".to_owned());
+        let kinds = || {
+            let part = part().is_some_and(|part| part.is_part);
+            (part, turn().is_some_and(|turn| turn.is_part))
+        };
+        assert_eq!(server.spawn(kinds).unwrap().join().unwrap(), (true, false));
     }
 
     #[test]
